@@ -1,0 +1,1 @@
+"""The service that runs apps: control API, gateway, store, rollouts and runners."""

@@ -1,0 +1,1 @@
+"""The store: one schema, compiled statements, one group-committing writer."""

@@ -1,0 +1,242 @@
+"""The rows of the store as frozen values: what the domain reasons about and the store keeps.
+
+Rules: every mutable record has `version`, and a change names the version it was made from. Times are
+integer microseconds since the epoch. `*_json` fields hold JSON text, encoded by whoever writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "Account",
+    "Alias",
+    "ApiKey",
+    "Bundle",
+    "Deployment",
+    "EventRow",
+    "Image",
+    "ImageState",
+    "Node",
+    "Record",
+    "Revision",
+    "Runner",
+    "RunnerPhase",
+    "Session",
+]
+
+
+class RunnerPhase(StrEnum):
+    """A runner's state inside the control plane; `wire.RunnerState` is what people see."""
+
+    PENDING = "pending"
+    """Wanted, no place yet."""
+    STARTING = "starting"
+    """The host was told to start it."""
+    SETUP = "setup"
+    """The process lives and runs the App's `setup()`."""
+    READY = "ready"
+    """It takes calls."""
+    DRAINING = "draining"
+    """It finishes its calls and takes no new ones."""
+    STOPPING = "stopping"
+    """It was told to end."""
+    GONE = "gone"
+
+
+class ImageState(StrEnum):
+    """How far an image is."""
+
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An owner of apps."""
+
+    id: str
+    nickname: str
+    created_at: int
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, stored as a hash."""
+
+    id: str
+    """Public half, `fk_…`."""
+    account: str
+    secret_sha256: str
+    scope: str
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A built environment, named by the hash of what it was built from."""
+
+    id: str
+    state: str
+    requirements_json: str
+    python_version: str
+    created_at: int
+    built_at: int | None = None
+    size_bytes: int | None = None
+    error_json: str | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A frozen class, named by its structural identity; the payload first stored for it is kept."""
+
+    id: str
+    account: str
+    payload_sha256: str
+    manifest_json: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Immutable: spec, image and bundle of one deployment."""
+
+    id: str
+    account: str
+    app: str
+    bundle: str
+    image: str
+    spec_json: str
+    created_at: int
+    status: str
+    """new, good, failed."""
+    message: str | None = None
+    notebook: str | None = None
+    cell_json: str | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """An app name of an account that points to a revision; id is `owner/alias`."""
+
+    id: str
+    account: str
+    name: str
+    environment: str
+    revision: str
+    auth: str
+    scale_json: str
+    """Effective `wire.ScaleSpec`, nothing None but request_start_timeout."""
+    created_at: int
+    switched_at: int
+    session: str | None = None
+    """Set for temporary apps: they end with it."""
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One act of deploying, and the rollout that carries it out."""
+
+    id: str
+    account: str
+    app: str
+    """The alias name."""
+    revision: str
+    state: str
+    """A `wire.DeploymentState` value."""
+    strategy: str
+    auth: str
+    scale_json: str
+    created_at: int
+    session: str | None = None
+    previous: str | None = None
+    """Revision that the alias had before."""
+    runner: str | None = None
+    """Runner of the new revision that was seen ready."""
+    error_json: str | None = None
+    phases_json: str = "{}"
+    """{phase: [began_us, ended_us | null, state]}."""
+    switched_at: int | None = None
+    ended_at: int | None = None
+    no_cache: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine with a runner host."""
+
+    id: str
+    epoch: int
+    inventory_json: str
+    seen_at: int
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """One process that serves one revision."""
+
+    id: str
+    """`r-` and 12 hex digits, never reused."""
+    account: str
+    app: str
+    revision: str
+    node: str
+    epoch: int
+    phase: str
+    """A `RunnerPhase` value."""
+    machine_type: str
+    created_at: int
+    deadline: int
+    """When `setup()` must have returned, or in stopping when it is killed."""
+    pid: int | None = None
+    start_kind: str | None = None
+    start_reason: str | None = None
+    setup_at: int | None = None
+    ready_at: int | None = None
+    ended_at: int | None = None
+    reason: str | None = None
+    error_json: str | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A kernel or terminal that owns temporary apps, named by its process."""
+
+    id: str
+    account: str
+    kind: str
+    label: str
+    pid: int | None
+    start_time: int
+    created_at: int
+    ended_at: int | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A numbered fact, written in the transaction of the change that it tells of."""
+
+    n: int
+    at: int
+    subject: str
+    kind: str
+    app: str | None
+    data_json: str
+
+
+Record = (
+    Account | ApiKey | Image | Bundle | Revision | Alias | Deployment | Node | Runner | Session
+)

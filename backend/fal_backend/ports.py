@@ -1,0 +1,279 @@
+"""What the services need of the world; adapters implement it, `wiring` joins them.
+
+Rules: small enough to read in one screen each; values are frozen; every wait is the caller's to bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from fal_backend.domain.records import EventRow, Record
+
+__all__ = [
+    "Blobs",
+    "BuildSpec",
+    "Builder",
+    "Bus",
+    "Conflict",
+    "HostExited",
+    "HostHello",
+    "HostLost",
+    "HostNews",
+    "HostState",
+    "LogRecord",
+    "OpClass",
+    "Reader",
+    "RunnerProvider",
+    "StartOrder",
+    "Store",
+    "Tx",
+]
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+
+class Conflict(Exception):
+    """A record was changed since it was read; load it and decide again."""
+
+
+class OpClass(StrEnum):
+    """How the writer treats an operation."""
+
+    ACCEPT = "accept"
+    """A caller awaits it; disk full is told at once."""
+    STATE = "state"
+    """Retried when the disk is full."""
+    LAZY = "lazy"
+    """May wait: retention, statistics."""
+
+
+class Reader(Protocol):
+    """Reads of one moment. `where` compares columns for equality and must match a listed index."""
+
+    def get(self, kind: type[R], id: str) -> R | None: ...
+    def find(self, kind: type[R], **where: Any) -> list[R]: ...
+    def events(self, after: int, limit: int, *, app: str | None = None, subject: str | None = None) -> list[EventRow]: ...
+    def last_event(self) -> int: ...
+
+
+class Tx(Reader, Protocol):
+    """A transaction; what it writes is durable when `Store.write` returns."""
+
+    def insert(self, record: Record) -> None: ...
+    def put(self, record: Record) -> None:
+        """Insert unless a record with this id exists; then leave that one."""
+        ...
+
+    def update(self, record: R) -> R:
+        """Write all fields where id and version match and return it with version + 1.
+
+        Raises: Conflict when no row matched.
+        """
+        ...
+
+    def delete(self, kind: type[Record], id: str) -> None: ...
+    def emit(self, subject: str, kind: str, data: dict[str, Any], *, app: str | None = None) -> None:
+        """Append an event; its number is given when the group commits."""
+        ...
+
+
+class Store(Protocol):
+    """The truth. Operations are pure functions of the transaction: they may run more than once."""
+
+    async def write(self, op: Callable[[Tx], T], klass: OpClass = OpClass.STATE) -> T: ...
+    async def read(self, query: Callable[[Reader], T]) -> T: ...
+    async def close(self) -> None: ...
+
+
+class Bus(Protocol):
+    """A doorbell: committed events in order, to everyone in this process who listens."""
+
+    def publish(self, events: Sequence[EventRow]) -> None: ...
+    def follow(self, after: int, *, app: str | None = None, subject: str | None = None) -> AsyncIterator[EventRow]:
+        """Yield events after number `after`: first from the store, then as they come; never a gap."""
+        ...
+
+    @property
+    def last(self) -> int: ...
+
+
+class Blobs(Protocol):
+    """Content-addressed files, never changed once there."""
+
+    def has(self, sha256: str) -> bool: ...
+    def path(self, sha256: str) -> Path: ...
+    async def put(self, sha256: str, chunks: AsyncIterator[bytes], limit: int) -> int:
+        """Store the stream under its hash and return its size.
+
+        Raises: LimitError over `limit` bytes; BundleError when the hash does not match.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """All that an image is made from."""
+
+    hash: str
+    requirements: tuple[tuple[str, ...], ...]
+    python_version: str
+    runtime_requirements: tuple[str, ...]
+
+
+class Builder(Protocol):
+    """Makes images."""
+
+    def plan(self, requirements: Sequence[Sequence[str]], python_version: str, versions: dict[str, str]) -> BuildSpec:
+        """Return what would be built and its hash; versions pins pydantic, fastapi, cloudpickle."""
+        ...
+
+    def is_ready(self, hash: str) -> bool: ...
+    async def build(self, spec: BuildSpec, *, log: Callable[[str], None], force: bool = False) -> int:
+        """Build the image (one build for each hash at a time) and return its size in bytes.
+
+        log receives each line as it comes; it is also kept in `log_path`. Cancelling it ends the build's
+        processes and leaves nothing half made. Raises: RequirementsError with uv's explanation.
+        """
+        ...
+
+    def root(self, hash: str) -> Path: ...
+    def python(self, hash: str) -> Path: ...
+    def runtime_root(self) -> Path:
+        """The folder with this version's runtime code, to be put on a runner's path."""
+        ...
+
+    def log_path(self, hash: str) -> Path: ...
+
+
+@dataclass(frozen=True)
+class StartOrder:
+    """All that a host needs to start one runner."""
+
+    runner_id: str
+    epoch: int
+    owner: str
+    app: str
+    revision: str
+    image_hash: str
+    image_root: str
+    image_python: str
+    runtime_root: str
+    payload: str
+    """Path of the bundle's pickle."""
+    buffers: tuple[str, ...]
+    manifest_json: str
+    spec_json: str
+    max_multiplexing: int
+    startup_s: float
+    grace_s: float
+    machine_type: str
+    cpu: float
+    memory_mb: int
+    persistent_dir: str
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HostHello:
+    """A host was reached (again): what it runs, and what ended while nobody listened."""
+
+    node: str
+    boot_id: str
+    runners: tuple[HostState, ...]
+    exited: tuple[HostExited, ...]
+
+
+@dataclass(frozen=True)
+class HostState:
+    """A runner moved on: starting, setup, ready."""
+
+    node: str
+    runner_id: str
+    epoch: int
+    state: str
+    at: int
+    pid: int | None = None
+    start_kind: str | None = None
+    start_reason: str | None = None
+    socket: str | None = None
+    """Path of the socket that takes callers' traffic."""
+    control: str | None = None
+    """Path of the socket of calls list, cancel, drain, attach."""
+
+
+@dataclass(frozen=True)
+class HostExited:
+    """A runner's process has ended."""
+
+    node: str
+    runner_id: str
+    epoch: int
+    code: int | None
+    signal: int | None
+    at: int
+    reason: str | None = None
+    """setup_failed, startup_timeout, exited, killed, oom, refused, as far as the host knows."""
+    error: dict[str, Any] | None = None
+    """`errors.FalError.to_dict` form, where the runtime or the host could say why."""
+    tail: tuple[str, ...] = ()
+    """Last 50 lines of its output."""
+
+
+@dataclass(frozen=True)
+class HostLost:
+    """A host died or cannot be reached: all its runners are lost unless a hello says otherwise."""
+
+    node: str
+
+
+HostNews = HostHello | HostState | HostExited | HostLost
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One line of a runner, with the offset behind it."""
+
+    offset: int
+    at: int
+    stream: str
+    request_id: str | None
+    text: str
+
+
+class RunnerProvider(Protocol):
+    """Starts and ends runners on nodes. All acts are idempotent by runner_id; what it says is news."""
+
+    async def run(self, on_news: Callable[[HostNews], None], leader: int) -> None:
+        """Keep contact with every host until cancelled; reconnects by itself."""
+        ...
+
+    async def warm(self, order: StartOrder) -> None:
+        """Have a zygote ready for runners like this one (runner_id is ignored)."""
+        ...
+
+    async def drop(self, image_hash: str) -> None:
+        """Let go of zygotes of this image that have no runners."""
+        ...
+
+    async def start(self, node: str, order: StartOrder) -> None: ...
+    async def stop(self, runner_id: str, *, grace_s: float, reason: str) -> None:
+        """SIGTERM, then SIGKILL after grace_s."""
+        ...
+
+    async def kill(self, runner_id: str, reason: str) -> None: ...
+    async def ack(self, runner_ids: Sequence[str]) -> None:
+        """Exit records of these runners are stored; the host may forget them."""
+        ...
+
+    def logs(self, runner_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[LogRecord]:
+        """Yield a runner's lines from an offset; with follow until the runner has ended."""
+        ...
+
+    def runner_memory(self) -> dict[str, int]:
+        """Last known private memory of each runner in bytes."""
+        ...

@@ -1,0 +1,1 @@
+"""Carry out what the domain wants, through ports."""

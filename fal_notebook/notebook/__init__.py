@@ -1,0 +1,1 @@
+"""The notebook's door: magics, output and the memory of which cell made what."""

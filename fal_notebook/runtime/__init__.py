@@ -1,0 +1,1 @@
+"""What runs apps on a node: the runner host, and inside an image the zygote and the runner."""
