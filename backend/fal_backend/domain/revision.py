@@ -1,0 +1,115 @@
+"""What a deployment makes of code, defaults and what the alias had before; pure."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from fal_backend.domain.records import Alias, Revision
+from fal_notebook.errors import DeployError, UsageError
+from fal_notebook.wire import DEV_SUFFIX, AppSpec, AuthMode, ScaleSpec
+
+__all__ = ["DEFAULTS", "checked_name", "dev_alias", "effective_auth", "effective_scale", "is_same"]
+
+DEFAULTS = ScaleSpec(
+    keep_alive=10,
+    min_concurrency=0,
+    max_concurrency=2,
+    concurrency_buffer=0,
+    concurrency_buffer_perc=0,
+    scaling_delay=0,
+    max_multiplexing=1,
+    request_timeout=3600,
+    request_start_timeout=None,
+    startup_timeout=600,
+)
+"""What holds where neither code nor alias says anything. Source: fal SDK, server defaults."""
+
+_FROM_CODE = frozenset({"max_multiplexing", "startup_timeout"})
+"""Always taken from the new code; everything else is the alias's once there is one."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?")
+
+
+def checked_name(name: str) -> str:
+    """Return the name if an app may be deployed under it.
+
+    Raises: UsageError for other characters than `[a-z0-9-]`; DeployError for a temporary app's ending.
+    """
+    if not _NAME.fullmatch(name):
+        hint = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "my-app"
+        raise UsageError(
+            f'"{name[:80]}" cannot be an app name: use lower-case letters, digits and `-` (at most 60).',
+            fix=f'For example "{hint}".',
+            code="usage.app_name",
+        )
+    if re.search(DEV_SUFFIX, name):
+        raise DeployError(
+            f'"{name}" ends like a temporary app.',
+            fix="Choose a name that does not end in `-dev-` and six hex digits.",
+            code="deploy.name_reserved",
+        )
+    return name
+
+
+def dev_alias(name: str, suffix: str) -> str:
+    """Return the alias of a temporary app."""
+    return f"{checked_name(name)[:50].rstrip('-')}-dev-{suffix}"
+
+
+def effective_scale(code: ScaleSpec, alias: Alias | None, *, ephemeral: bool) -> ScaleSpec:
+    """Return the settings that will hold: the alias's, the code's, the server's, in fal's order.
+
+    A temporary app has one runner, which is kept up as long as its session lives.
+    Source: fal SDK, `RegisterApplicationRequest.scale`.
+    """
+    given = {name: value for name, value in code.model_dump().items() if value is not None}
+    values = DEFAULTS.model_dump() | given
+    if ephemeral:
+        values |= {
+            "min_concurrency": 1,
+            "max_concurrency": 1,
+            "concurrency_buffer": 0,
+            "concurrency_buffer_perc": 0,
+        }
+    elif alias is not None:
+        kept = json.loads(alias.scale_json)
+        values |= {name: value for name, value in kept.items() if name not in _FROM_CODE}
+    values["max_concurrency"] = max(values["max_concurrency"], values["min_concurrency"])
+    return ScaleSpec.model_validate(values)
+
+
+def effective_auth(
+    asked: AuthMode | None, code: AuthMode | None, alias: Alias | None, *, ephemeral: bool
+) -> AuthMode:
+    """Return who may call: what was asked for, else by fal's rules for `run` and `deploy`.
+
+    A temporary app is public unless asked otherwise; `app_auth` in code does not count for it.
+    A deployed one follows its code, else keeps what it had, else is private.
+    Source: fal, "Authentication Modes".
+    """
+    if asked is not None:
+        return asked
+    if ephemeral:
+        return AuthMode.PUBLIC
+    if code is not None:
+        return code
+    return AuthMode(alias.auth) if alias is not None else AuthMode.PRIVATE
+
+
+def is_same(alias: Alias, current: Revision, new: Revision, auth: AuthMode, scale: ScaleSpec) -> bool:
+    """True when deploying `new` would change nothing for anyone."""
+    return (
+        alias.auth == auth
+        and ScaleSpec.model_validate_json(alias.scale_json) == scale
+        and (current.bundle, current.image) == (new.bundle, new.image)
+        and _meaning(current.spec_json) == _meaning(new.spec_json)
+    )
+
+
+def _meaning(spec_json: str) -> AppSpec:
+    # Where a class stands in its cell is no part of what it does.
+    spec = AppSpec.model_validate_json(spec_json)
+    return spec.model_copy(
+        update={"endpoints": [one.model_copy(update={"line": None}) for one in spec.endpoints]}
+    )
