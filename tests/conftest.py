@@ -1,0 +1,31 @@
+"""Fixtures shared by all suites that start real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stack import Notebook, Stack, stack
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Stack]:
+    """One backend for all tests that do not kill it."""
+    with stack() as running:
+        yield running
+
+
+@pytest.fixture
+def fresh() -> Iterator[Stack]:
+    """A backend of its own, for tests that kill or restart it."""
+    with stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def notebook(shared: Stack) -> Iterator[Notebook]:
+    """A kernel with the extension loaded, one for each test module."""
+    kernel = Notebook(shared)
+    yield kernel
+    kernel.close()
