@@ -42,6 +42,7 @@ __all__ = [
     "ScaleSpec",
     "SessionInfo",
     "SessionRequest",
+    "SourceText",
     "Strategy",
     "Urls",
 ]
@@ -222,6 +223,15 @@ class LocalModule(Wire):
     size_bytes: int
 
 
+class SourceText(Wire):
+    """Text that code of a bundle was compiled from, so that a traceback on a runner shows its lines."""
+
+    filename: str
+    """`co_filename` of the code objects."""
+    text: str
+    cell: CellRef | None = None
+
+
 class BundleManifest(Wire):
     """All that is known of a bundle without unpickling it."""
 
@@ -243,6 +253,8 @@ class BundleManifest(Wire):
     source: str = ""
     """The class as written, for people; never executed."""
     source_sha256: str = ""
+    sources: list[SourceText] = Field(default_factory=list)
+    """Cells and files by which the bundle's own code was defined."""
     cell: CellRef | None = None
 
 
