@@ -1,0 +1,91 @@
+"""What went wrong between client and backend, as our errors: the one table for foreign failures.
+
+Rules: each text names the address that was tried and how to get a backend there; no text holds a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from fal_notebook.config import Profile
+from fal_notebook.errors import AuthError, BackendError, FalError, NotFoundError, error_from_dict
+
+__all__ = ["failure", "refused", "unreachable"]
+
+
+def unreachable(error: httpx.TransportError, profile: Profile, address: str) -> BackendError:
+    """Return the error for an address that does not answer: not running, or the wrong place."""
+    if profile.is_embedded:
+        return BackendError(
+            f"No answer from the backend of this machine at {address} ({_reason(error)}).",
+            fix="Run `fal-nb serve`, or run the command again to start it.",
+        )
+    return BackendError(
+        f"No answer from the backend at {address} ({_reason(error)}).",
+        fix=f"Start it there with `fal-nb serve`, or remove {profile.source} to use the backend of this machine.",
+    )
+
+
+def refused(answer: httpx.Response, profile: Profile, address: str) -> FalError:
+    """Return the error that a status of 300 or more means."""
+    body = _body(answer)
+    told = body.get("error")
+    if isinstance(told, dict) and answer.status_code != 401:
+        return error_from_dict(told)
+    if answer.status_code in (401, 403):
+        return _bad_key(profile, address)
+    detail = body.get("detail")
+    if answer.status_code == 404 and isinstance(detail, str):
+        return NotFoundError(detail)
+    text = f"an answer {answer.status_code} to {answer.request.url.path}"
+    return failure(address, text if detail is None else f"{text}: {detail}")
+
+
+def failure(address: str, what: str) -> BackendError:
+    """Return the error for an answer that is no fal-notebook backend's."""
+    return BackendError(
+        f"{address} gave {what}.",
+        fix="Check that it is a fal-notebook backend of this version: `fal-nb doctor`.",
+        code="backend.answer",
+    )
+
+
+def _bad_key(profile: Profile, address: str) -> AuthError:
+    if profile.is_embedded:
+        return AuthError(
+            f"The backend at {address} does not accept the key in {profile.places.local_key}.",
+            fix="Another data folder's key? Check FAL_NB_HOME.",
+            code="auth.invalid",
+        )
+    key = profile.key()
+    if key is None:
+        return AuthError(
+            f"The backend at {address} wants a key.", fix="Set FAL_KEY to a key of that backend."
+        )
+    return AuthError(
+        f"The backend at {address} does not accept the key {key}.",
+        fix="Set FAL_KEY to a key of that backend; fal.ai's own keys are not known there.",
+        code="auth.invalid",
+    )
+
+
+def _reason(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return (
+            "connection refused"
+            if "refused" in str(error).lower() or "111" in str(error)
+            else str(error) or "no connection"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return "connection lost"
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except (ValueError, httpx.ResponseNotRead):
+        return {}
+    return found if isinstance(found, dict) else {}

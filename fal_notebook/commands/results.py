@@ -1,0 +1,243 @@
+"""What commands give back: plain facts, which `render` turns into text, HTML or JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+from fal_notebook.wire import (
+    AppSpec,
+    AppSummary,
+    BundleManifest,
+    Deployment,
+    DeploymentPhase,
+    ErrorBody,
+    LogLine,
+    MachineType,
+    PhaseState,
+    RunnerInfo,
+)
+
+__all__ = [
+    "AppDeleted",
+    "AppsListed",
+    "Check",
+    "Checked",
+    "Diagnosed",
+    "Frame",
+    "LinesShown",
+    "MachinesListed",
+    "Progress",
+    "Result",
+    "RunnerStopped",
+    "RunnersListed",
+    "Served",
+    "Shipped",
+    "Stage",
+    "Stopped",
+    "Versions",
+]
+
+
+class Stage(StrEnum):
+    """Where a card stands."""
+
+    CHECKING = "checking"
+    NEEDS_FIX = "needs_fix"
+    """The check found something; nothing was sent."""
+    CHECKED = "checked"
+    """`--dry`: nothing was to be sent."""
+    SENT = "sent"
+    """The backend has it; how far it came is in the deployment."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a traceback that lies in the user's own code."""
+
+    place: str
+    """`In [7]`, or a file."""
+    line: int
+    function: str
+    source: tuple[tuple[int, str], ...] = ()
+    """Numbered lines around it."""
+    cell_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that a card shows, at one moment."""
+
+    title: str
+    """The app's name without the ending of temporary apps."""
+    kind: str
+    """run or deploy."""
+    stage: Stage = Stage.CHECKING
+    check_s: float | None = None
+    spec: AppSpec | None = None
+    manifest: BundleManifest | None = None
+    instance: str | None = None
+    deployment: Deployment | None = None
+    log: tuple[str, ...] = ()
+    """The newest lines of the build or of the starting runner."""
+    problems: tuple[ErrorBody, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    """The user's own lines of the first problem's traceback."""
+    hidden_frames: int = 0
+    elapsed_s: float = 0.0
+    """Since the deployment began."""
+    serving: str | None = None
+    """Revision that keeps serving although this deployment failed."""
+
+    def phases(self) -> list[DeploymentPhase]:
+        """Return the deployment's steps; before it is sent, all are still to come."""
+        if self.deployment is not None and self.deployment.phases:
+            return list(self.deployment.phases)
+        return [
+            DeploymentPhase(name=name, state=PhaseState.NEXT) for name in ("build", "start", "setup", "ready")
+        ]
+
+    def with_(self, **changes: object) -> Progress:
+        """Return a copy with other values."""
+        return replace(self, **changes)  # type: ignore[arg-type]  # names are checked by replace itself
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A temporary app that is ready, or a deployment that succeeded."""
+
+    deployment: Deployment
+    progress: Progress
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """`--dry`: what would be sent."""
+
+    spec: AppSpec
+    manifest: BundleManifest
+    warnings: tuple[ErrorBody, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A temporary app that was ended."""
+
+    app: str
+
+
+@dataclass(frozen=True)
+class AppsListed:
+    """Apps of an account."""
+
+    apps: tuple[AppSummary, ...]
+
+
+@dataclass(frozen=True)
+class AppDeleted:
+    """A deployed app that was deleted."""
+
+    app: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class RunnersListed:
+    """Runners, newest first."""
+
+    runners: tuple[RunnerInfo, ...]
+
+
+@dataclass(frozen=True)
+class RunnerStopped:
+    """A runner that was told to end."""
+
+    runner_id: str
+
+
+@dataclass(frozen=True)
+class LinesShown:
+    """Log lines, oldest first."""
+
+    lines: tuple[LogLine, ...]
+    streamed: int = 0
+    """Lines that were already shown one by one (`--follow`)."""
+
+
+@dataclass(frozen=True)
+class MachinesListed:
+    """The machine catalogue."""
+
+    machines: tuple[MachineType, ...]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A backend that answers."""
+
+    url: str
+    home: str
+    pid: int
+    backend_pid: int | None
+    key_file: str
+    machines: tuple[MachineType, ...] = ()
+    was_running: bool = False
+    tls_url: str | None = None
+
+
+class Verdict(StrEnum):
+    """How a check of the doctor ended."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """All checks of the doctor."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def is_healthy(self) -> bool:
+        """True when nothing failed."""
+        return all(check.verdict is not Verdict.FAIL for check in self.checks)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What is installed."""
+
+    version: str
+    python: str
+    packages: dict[str, str] = field(default_factory=dict)
+
+
+Result: TypeAlias = (
+    Shipped
+    | Checked
+    | Stopped
+    | AppsListed
+    | AppDeleted
+    | RunnersListed
+    | RunnerStopped
+    | LinesShown
+    | MachinesListed
+    | Served
+    | Diagnosed
+    | Versions
+)

@@ -1,0 +1,119 @@
+"""Which backend to talk to and with which key; a key belongs to a URL and is never shown.
+
+Rules: for the backend of this machine (the *embedded* profile) the key stored in its home wins, whatever
+`FAL_KEY` says, because who knows fal has fal.ai's key exported. `FAL_KEY` counts only together with an
+address that was named: `FAL_NB_URL` or `--host`. That address may be this machine's own backend; then it
+is reached by its private socket all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fal_notebook.errors import AuthError, UsageError
+from fal_notebook.places import Places, default_home
+
+__all__ = ["Key", "Profile", "resolve", "stored_key"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key in two parts; its text form shows the id only."""
+
+    key_id: str
+    secret: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.key_id}:…"
+
+    def authorization(self) -> str:
+        """Return the value of the `Authorization` header."""
+        return f"Key {self.key_id}:{self.secret}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One backend: the embedded one (url is None) or a named address."""
+
+    places: Places
+    url: str | None = None
+    given_key: Key | None = None
+    source: str = ""
+    """Who named the address, for errors: `--host` or `FAL_NB_URL`."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """True for the backend of this home on this machine, which may be started on demand."""
+        return self.url is None
+
+    def key(self) -> Key | None:
+        """Return the key for this backend, None when there is none yet."""
+        return stored_key(self.places) if self.is_embedded else self.given_key
+
+
+def resolve(
+    *, host: str | None = None, home: str | Path | None = None, environ: Mapping[str, str] | None = None
+) -> Profile:
+    """Return the profile that flags and environment name.
+
+    Raises: UsageError when the address is not an http or https URL.
+    """
+    env = os.environ if environ is None else environ
+    named_home = home or env.get("FAL_NB_HOME")
+    places = Places(Path(named_home).expanduser() if named_home else default_home())
+    named = host or env.get("FAL_NB_URL")
+    if not named:
+        return Profile(places)
+    source = "--host" if host else "FAL_NB_URL"
+    url = _checked(named, source)
+    if _is_own(url, places):
+        return Profile(places)
+    return Profile(places, url, _parsed(env.get("FAL_KEY")), source)
+
+
+def stored_key(places: Places) -> Key | None:
+    """Return the key that the embedded backend made for this user, None before its first start.
+
+    Raises: AuthError when the file is there and cannot be read.
+    """
+    try:
+        record = json.loads(places.local_key.read_text())
+        return Key(str(record["key_id"]), str(record["key_secret"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuthError(
+            f"The key file {places.local_key} cannot be read.",
+            fix="Check its owner and mode (0600); the backend makes a new one when it is removed.",
+            code="auth.unreadable",
+        ) from error
+
+
+def _checked(url: str, source: str) -> str:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise UsageError(
+            f"`{source}` is not an address: {url!r}.", fix="Write it like http://127.0.0.1:8780."
+        )
+    if parts.username or parts.password:
+        raise UsageError(f"`{source}` must not carry a key.", fix="Put the key into FAL_KEY.")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _is_own(url: str, places: Places) -> bool:
+    record = places.read_backend_file()
+    return record is not None and str(record.get("url", "")).rstrip("/") == url
+
+
+def _parsed(text: str | None) -> Key | None:
+    if not text:
+        return None
+    key_id, colon, secret = text.strip().partition(":")
+    if not (key_id and colon and secret):
+        raise UsageError("FAL_KEY does not have the form `id:secret`.", fix="Copy the whole key.")
+    return Key(key_id, secret)

@@ -1,0 +1,183 @@
+"""Find the backend of this home, or start it; one for all notebooks of a user.
+
+Rules: the run folder's lock decides who starts; a backend counts as found only when it answers on its
+private socket with the instance id of its own record; it is started in a session of its own, so that no
+kernel's interrupt or end reaches it. It ends itself when nothing needs it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fal_notebook.errors import BackendError
+from fal_notebook.places import Places
+
+__all__ = ["ensure_backend", "find_backend", "start_backend", "wait_backend"]
+
+START_S = 60.0
+"""Longest wait for a first answer: a cold disk and two busy cores need more than the usual two seconds."""
+STEP_S = 0.05
+
+Say = Callable[[str], None]
+
+
+def ensure_backend(places: Places, *, say: Say = lambda _: None, embedded: bool = True) -> dict[str, Any]:
+    """Return the record of the running backend (places.backend_file), starting it if none answers.
+
+    Raises: BackendError when it does not come up; its text quotes what the backend last printed.
+    """
+    found = find_backend(places)
+    if found is not None:
+        return found
+    _private_run(places)
+    with _start_lock(places):
+        found = find_backend(places)
+        if found is not None:
+            return found
+        record = places.read_backend_file()
+        if record is not None:
+            say(f"Waiting for the backend at {record.get('url')}")
+            return wait_backend(places, None)
+        say("Starting the backend")
+        flags = ["--embedded"] if embedded else []
+        return wait_backend(places, start_backend(places, flags))
+
+
+def find_backend(places: Places) -> dict[str, Any] | None:
+    """Return the record of a backend that answers now on its private socket, else None."""
+    record = places.read_backend_file()
+    if record is None:
+        return None
+    instance = _ask(places.api_socket)
+    if instance is None or instance.get("instance_id") != record.get("instance_id"):
+        return None
+    return record
+
+
+def start_backend(places: Places, flags: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a supervisor for this home, detached from this process, and return it.
+
+    What it prints goes to the log file that an error quotes.
+    """
+    _private_run(places)
+    places.home.mkdir(parents=True, exist_ok=True)
+    places.logs.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "fal_backend", "supervise", "--home", str(places.home), *flags]
+    env = {name: value for name, value in os.environ.items() if name != "FAL_KEY"}
+    env["FAL_NB_HOME"] = str(places.home)
+    with _log_path(places).open("ab") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} start\n".encode())
+        log.flush()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=env,
+            cwd=places.home,
+            start_new_session=True,
+            close_fds=True,
+        )
+    # A dead child that nobody waits for still looks alive in /proc: the record would never count as stale.
+    threading.Thread(target=child.wait, name="fal-nb-reaper", daemon=True).start()
+    return child
+
+
+def wait_backend(
+    places: Places, child: subprocess.Popen[bytes] | None, *, timeout_s: float = START_S
+) -> dict[str, Any]:
+    """Wait until the backend of this home answers and return its record.
+
+    Raises: BackendError when the child ended or the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = find_backend(places)
+        if found is not None:
+            return found
+        if child is not None and child.poll() is not None:
+            break
+        time.sleep(STEP_S)
+    ended = child is not None and child.poll() is not None
+    what = (
+        f"The backend ended at its start (code {child.poll()})."
+        if ended and child
+        else "The backend did not answer."
+    )
+    raise BackendError(
+        f"{what} Its data folder is {places.home}.",
+        fix=f"Read {_log_path(places)}, or run `fal-nb serve` in a terminal and look.",
+        code="backend.not_started",
+        traceback=_last_lines(_log_path(places)),
+    )
+
+
+def _ask(socket: Path) -> dict[str, Any] | None:
+    transport = httpx.HTTPTransport(uds=str(socket))
+    try:
+        with httpx.Client(transport=transport, base_url="http://localhost", timeout=2.0) as http:
+            answer = http.get("/api/v1/instance")
+    except (httpx.HTTPError, OSError):
+        return None
+    if answer.status_code != 200:
+        return None
+    try:
+        found = answer.json()
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _private_run(places: Places) -> None:
+    try:
+        places.ensure_run()
+    except OSError as error:
+        raise BackendError(
+            f"The run folder {places.run} is not private: {error}.",
+            fix="Remove it, then try again.",
+            code="backend.run_folder",
+        ) from error
+
+
+@contextmanager
+def _start_lock(places: Places) -> Iterator[None]:
+    with places.start_lock.open("a") as file:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                # Never a blocking flock: Interrupt must work while another notebook starts the backend.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BackendError(
+                        f"Another process holds {places.start_lock} and does not start the backend.",
+                        fix="End it, then try again.",
+                        code="backend.not_started",
+                    ) from None
+                time.sleep(STEP_S)
+        yield
+
+
+def _log_path(places: Places) -> Path:
+    return places.logs / "start.log"
+
+
+def _last_lines(path: Path, count: int = 20) -> str | None:
+    try:
+        text = path.read_bytes()[-65536:].decode("utf-8", "replace")
+    except OSError:
+        return None
+    lines = text.rpartition(" start\n")[2].splitlines()
+    return "\n".join(lines[-count:]) or None
