@@ -35,8 +35,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", "test_s"]
-            + ["tests/behaviours", "tests/browser"],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", "test_s",
+             "tests/behaviours", "tests/browser"],
             cwd=ROOT, check=False,
         )  # fmt: skip
         found = outcomes(report)
