@@ -1,0 +1,426 @@
+"""Who gets the next call: routes, runners with free slots, and the line of those that wait.
+
+Rules: event-loop thread only, so no locks; no store, no sockets, no I/O. The runner's own gate is the truth
+about how many calls it takes; the count here makes a refusal by it rare. What a slot or a place in the line is
+given to is told by a future, which is resolved exactly once. A caller of `admit` or of a waiter's `turn`
+owns one slot of the door it got, and gives it back with `release`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fal_backend.domain.admission import Line, Slots
+from fal_backend.domain.request import Failure, Refusal, refusal_of, unknown_app
+from fal_backend.services.tally import Tallies
+from fal_notebook.wire import AuthMode
+
+__all__ = ["Dispatch", "Door", "Link", "Load", "Route", "RouteInfo", "RunnerLoad", "Waiter"]
+
+LANE_LIMIT = 1_000
+START_LIMIT_S = 600.0
+_BUSY_LIMIT = 20
+_BUSY_FIRST_S, _BUSY_MOST_S = 0.001, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """Where calls of one alias go, and what holds for them."""
+
+    owner: str
+    alias: str
+    account: str
+    auth: AuthMode
+    revision: str
+    max_multiplexing: int = 1
+    request_timeout_s: float | None = None
+    """None or 0: unlimited."""
+    start_timeout_s: float | None = None
+    """None or 0: 600 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLoad:
+    """What one runner does now."""
+
+    runner_id: str
+    inflight: int
+    idle_since: float | None
+    """`time.monotonic()` of when it became idle, None while it is busy."""
+    served: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one revision has to do now."""
+
+    running: int
+    """Calls in flight."""
+    waiting: int
+    oldest_wait_s: float
+    served: int
+    """Calls finished since this process began."""
+    runners: dict[str, RunnerLoad]
+
+
+class Link(Protocol):
+    """The connections to one runner, kept by whoever speaks to it."""
+
+    def close(self) -> None:
+        """Close those that carry no call."""
+        ...
+
+    def abort(self) -> None:
+        """Break all of them."""
+        ...
+
+
+class Door:
+    """A runner as the data plane sees it."""
+
+    __slots__ = (
+        "born",
+        "busy_streak",
+        "control",
+        "idle_since",
+        "is_closing",
+        "is_open",
+        "lane",
+        "link",
+        "runner_id",
+        "served",
+        "socket",
+        "stamp",
+        "taken",
+        "width",
+    )
+
+    def __init__(self, lane: Lane, runner_id: str, socket: str, control: str, width: int, born: int) -> None:
+        self.lane = lane
+        self.runner_id = runner_id
+        self.socket = socket
+        self.control = control
+        self.width = max(1, width)
+        self.born = born
+        self.taken = 0
+        self.served = 0
+        self.is_open = True
+        self.is_closing = False
+        self.idle_since: float | None = time.monotonic()
+        self.busy_streak = 0
+        self.link: Link | None = None
+        self.stamp = b"x-fal-revision: %b\r\nx-fal-runner-id: %b\r\n" % (
+            lane.revision.encode(),
+            runner_id.encode(),
+        )
+        """The headers by which an answer tells where it comes from."""
+
+
+class Lane:
+    """The runners of one revision and the calls that wait for them."""
+
+    __slots__ = ("direct", "doors", "inflight", "revision", "served", "slots")
+
+    def __init__(self, revision: str) -> None:
+        self.revision = revision
+        self.doors: dict[str, Door] = {}
+        self.slots: Slots[Door] = Slots()
+        self.direct: Line[Waiter] = Line()
+        self.inflight = 0
+        self.served = 0
+
+    @property
+    def is_unused(self) -> bool:
+        return not self.doors and not len(self.direct) and not self.inflight
+
+
+class Route:
+    """A live alias: its info, its lane and its counts."""
+
+    __slots__ = ("info", "key", "lane", "tally")
+
+    def __init__(self, info: RouteInfo, lane: Lane, tallies: Tallies) -> None:
+        self.info = info
+        self.key = f"{info.owner}/{info.alias}"
+        self.lane = lane
+        self.tally = tallies.of(self.key, info.revision)
+
+
+class Waiter:
+    """A call that waits for a slot; `turn` gives the door, or raises Refusal."""
+
+    __slots__ = ("busy", "route", "since", "timer", "turn")
+
+    def __init__(self, route: Route, turn: asyncio.Future[Door], since: float, busy: int) -> None:
+        self.route = route
+        self.turn = turn
+        self.since = since
+        self.busy = busy
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Dispatch:
+    """Admission of direct calls over all apps.
+
+    on_demand(revision): a call waits and no slot is free. on_verdict(runner_id, reason): the runner takes no more
+    calls and is to be ended. on_drained(runner_id): a closed runner has finished its last call.
+    """
+
+    def __init__(
+        self,
+        on_demand: Callable[[str], None],
+        on_verdict: Callable[[str, str], None],
+        on_drained: Callable[[str], None],
+    ) -> None:
+        self._on_demand = on_demand
+        self._on_verdict = on_verdict
+        self._on_drained = on_drained
+        self._routes: dict[bytes, Route] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._doors: dict[str, Door] = {}
+        self._born = 0
+        self.tallies = Tallies()
+
+    # Routes
+
+    def set_route(self, info: RouteInfo) -> None:
+        """Create or move an alias; its waiting calls move along to the new revision."""
+        key = f"{info.owner}/{info.alias}".encode()
+        before = self._routes.get(key)
+        route = Route(info, self._lane(info.revision), self.tallies)
+        self._routes[key] = route
+        if before is None:
+            return
+        moved = [waiter for waiter in before.lane.direct if waiter.route.key == route.key]
+        for waiter in moved:
+            before.lane.direct.leave(waiter)
+            waiter.route = route
+            route.lane.direct.join(waiter)
+        self._forget_unused(before.lane)
+        self._serve(route.lane)
+
+    def drop_route(self, owner: str, alias: str) -> None:
+        """Remove an alias; its waiting calls get 404."""
+        route = self._routes.pop(f"{owner}/{alias}".encode(), None)
+        if route is None:
+            return
+        self.tallies.drop(route.key)
+        self._fail(
+            [waiter for waiter in route.lane.direct if waiter.route.key == route.key], unknown_app(alias)
+        )
+        self._forget_unused(route.lane)
+
+    def routes(self) -> list[RouteInfo]:
+        """Return every live alias."""
+        return [route.info for route in self._routes.values()]
+
+    def find(self, key: bytes) -> Route | None:
+        """Return the route of `owner/alias`."""
+        return self._routes.get(key)
+
+    # Runners
+
+    def open_runner(
+        self, revision: str, runner_id: str, socket: str, control: str, max_multiplexing: int
+    ) -> None:
+        """Let a runner take calls; a known one is left as it is."""
+        if runner_id in self._doors:
+            return
+        lane = self._lane(revision)
+        self._born += 1
+        door = Door(lane, runner_id, socket, control, max_multiplexing, self._born)
+        self._doors[runner_id] = lane.doors[runner_id] = door
+        lane.slots.add(door)
+        self._pump(lane)
+
+    def close_runner(self, runner_id: str) -> None:
+        """Let a runner take no new calls; `on_drained` is called when its last one has ended."""
+        door = self._doors.get(runner_id)
+        if door is None or door.is_closing:
+            return
+        self._shut(door)
+        door.is_closing = True
+        if door.taken == 0:
+            self._drained(door)
+
+    def cut_runner(self, runner_id: str) -> None:
+        """Break every connection to a runner that is gone; its calls fail."""
+        door = self._doors.pop(runner_id, None)
+        if door is None:
+            return
+        self._shut(door)
+        door.is_closing = False
+        del door.lane.doors[runner_id]
+        if door.link is not None:
+            door.link.abort()
+        self._forget_unused(door.lane)
+
+    def condemn(self, door: Door, reason: str) -> None:
+        """Let a runner take no new calls and have it ended."""
+        if door.is_open:
+            self._shut(door)
+            self._on_verdict(door.runner_id, reason)
+
+    # Calls
+
+    def admit(self, route: Route) -> Door | None:
+        """Take a slot at once, or None when one has to wait."""
+        lane = route.lane
+        if len(lane.direct):
+            return None
+        door = lane.slots.take()
+        if door is not None:
+            lane.inflight += 1
+            door.idle_since = None
+        return door
+
+    def wait(self, route: Route, start_by: float, failure: Failure, *, sent_back: int = 0) -> Waiter:
+        """Stand in line until `start_by` (loop time), then fail with `failure`.
+
+        sent_back counts how often a runner's gate refused this call; then it stands at the head.
+        Raises: Refusal when the line is full.
+        """
+        current = self._routes.get(route.key.encode())
+        if current is None:
+            raise unknown_app(route.info.alias)
+        lane = current.lane
+        if len(lane.direct) >= LANE_LIMIT and not sent_back:
+            raise refusal_of(Failure.LANE_FULL)[0]
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(current, loop.create_future(), time.monotonic(), sent_back)
+        waiter.timer = loop.call_at(start_by, self._expire, waiter, failure)
+        lane.direct.join(waiter, at_head=sent_back > 0)
+        self._serve(lane)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Leave the line without a slot; a waiter whose turn has come keeps it."""
+        if not waiter.turn.done():
+            waiter.route.lane.direct.leave(waiter)
+            self._settle(waiter, refusal_of(Failure.CALLER_GONE)[0])
+
+    def release(self, door: Door) -> None:
+        """Give a slot back after a call."""
+        lane = door.lane
+        lane.slots.give(door, is_open=door.is_open)
+        lane.inflight -= 1
+        lane.served += 1
+        door.served += 1
+        door.busy_streak = 0
+        if door.taken == 0:
+            door.idle_since = time.monotonic()
+            if door.is_closing:
+                self._drained(door)
+        if len(lane.direct):
+            self._pump(lane)
+        elif not door.is_open:
+            self._forget_unused(lane)
+
+    def send_back(self, door: Door, times: int) -> None:
+        """Note that a runner's gate refused a call: its slot stays taken for a moment, longer each time.
+
+        After 20 refusals of one call the runner is treated as broken.
+        """
+        if times >= _BUSY_LIMIT:
+            self.condemn(door, "broken")
+        pause_s = min(_BUSY_FIRST_S * 2**door.busy_streak, _BUSY_MOST_S)
+        door.busy_streak = min(door.busy_streak + 1, 16)
+        asyncio.get_running_loop().call_later(pause_s, self._unpause, door)
+
+    def fail_waiters(self, revision: str, status: int, error_type: str, detail: str) -> None:
+        """Answer every waiting call of a revision with an error."""
+        lane = self._lanes.get(revision)
+        if lane is not None:
+            self._fail(list(lane.direct), Refusal(status, detail, error_type))
+
+    # Views
+
+    def load(self, revision: str) -> Load:
+        """Return what a revision has to do; an unknown one has nothing to do."""
+        lane = self._lanes.get(revision)
+        if lane is None:
+            return Load(0, 0, 0.0, 0, {})
+        head = lane.direct.head()
+        oldest_wait_s = time.monotonic() - head.since if head else 0.0
+        runners = {
+            door.runner_id: RunnerLoad(door.runner_id, door.taken, door.idle_since, door.served)
+            for door in lane.doors.values()
+        }
+        return Load(lane.inflight, len(lane.direct), oldest_wait_s, lane.served, runners)
+
+    def served(self, owner: str, alias: str) -> int:
+        """Return how many calls of an app have finished since this process began."""
+        return self.tallies.served(f"{owner}/{alias}")
+
+    # Inside
+
+    def _lane(self, revision: str) -> Lane:
+        found = self._lanes.get(revision)
+        if found is None:
+            found = self._lanes[revision] = Lane(revision)
+        return found
+
+    def _forget_unused(self, lane: Lane) -> None:
+        if lane.is_unused and all(route.lane is not lane for route in self._routes.values()):
+            self._lanes.pop(lane.revision, None)
+
+    def _serve(self, lane: Lane) -> None:
+        """Give free slots to those that wait, and ask for a runner when some are left."""
+        self._pump(lane)
+        if len(lane.direct):
+            self._on_demand(lane.revision)
+
+    def _pump(self, lane: Lane) -> None:
+        """Give free slots to those that wait, in order."""
+        while (waiter := lane.direct.head()) is not None:
+            door = lane.slots.take()
+            if door is None:
+                return
+            lane.direct.leave(waiter)
+            lane.inflight += 1
+            door.idle_since = None
+            self._settle(waiter, door)
+
+    def _settle(self, waiter: Waiter, result: Door | Refusal) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        if isinstance(result, Refusal):
+            waiter.turn.set_exception(result)
+        else:
+            waiter.turn.set_result(result)
+
+    def _expire(self, waiter: Waiter, failure: Failure) -> None:
+        self._fail([waiter], refusal_of(failure)[0])
+
+    def _fail(self, waiters: list[Waiter], refusal: Refusal) -> None:
+        for waiter in waiters:
+            if waiter.route.lane.direct.leave(waiter):
+                self._settle(waiter, refusal)
+
+    def _unpause(self, door: Door) -> None:
+        streak = door.busy_streak
+        door.lane.served -= 1
+        door.served -= 1
+        self.release(door)
+        door.busy_streak = streak
+
+    def _shut(self, door: Door) -> None:
+        """Take a runner out of the choice; those that wait may need another one."""
+        if not door.is_open:
+            return
+        door.lane.slots.discard(door)
+        door.is_open = False
+        if door.link is not None:
+            door.link.close()
+        self._serve(door.lane)
+
+    def _drained(self, door: Door) -> None:
+        door.is_closing = False
+        if self._doors.pop(door.runner_id, None) is not None:
+            del door.lane.doors[door.runner_id]
+            self._forget_unused(door.lane)
+        asyncio.get_running_loop().call_soon(self._on_drained, door.runner_id)
