@@ -39,7 +39,7 @@ def too_long() -> list[str]:
 
 def lockfile_addresses() -> list[str]:
     """Return complaints about registry addresses in lockfiles."""
-    bad = re.compile(r'"resolved": *"https?:|^\s*(url|registry) *= *"?https?:', re.M)
+    bad = re.compile(r'"resolved": *"https?:|^\s*(url|registry) *= *"?https?:', re.MULTILINE)
     return [
         f"{p.relative_to(ROOT)} holds registry addresses"
         for p in tracked("*lock*", "constraints.txt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import httpx
 
@@ -98,8 +99,9 @@ def test_host_killed_its_runners_end_and_new_ones_start(fresh: Stack) -> None:
 
 def environ(pid: int) -> str:
     """Return a process's environment and command line as one text."""
-    with open(f"/proc/{pid}/environ", "rb") as env, open(f"/proc/{pid}/cmdline", "rb") as command:
-        return (env.read() + command.read()).decode("utf-8", "replace")
+    process = Path(f"/proc/{pid}")
+    content = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+    return content.decode("utf-8", "replace")
 
 
 def test_all_killed_nothing_is_left_and_deployed_apps_answer_again(fresh: Stack) -> None:
