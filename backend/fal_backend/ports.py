@@ -59,6 +59,9 @@ class Reader(Protocol):
     def find(self, kind: type[R], **where: Any) -> list[R]: ...
     def events(self, after: int, limit: int, *, app: str | None = None, subject: str | None = None) -> list[EventRow]: ...
     def last_event(self) -> int: ...
+    def first_event(self) -> int:
+        """Return the number of the oldest event kept; when none is kept, that of the next one."""
+        ...
 
 
 class Tx(Reader, Protocol):
@@ -95,7 +98,10 @@ class Bus(Protocol):
 
     def publish(self, events: Sequence[EventRow]) -> None: ...
     def follow(self, after: int, *, app: str | None = None, subject: str | None = None) -> AsyncIterator[EventRow]:
-        """Yield events after number `after`: first from the store, then as they come; never a gap."""
+        """Yield events after number `after`: first from the store, then as they come; never a gap.
+
+        The first one has kind "reset" when events after `after` are no longer kept.
+        """
         ...
 
     @property
