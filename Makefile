@@ -93,7 +93,7 @@ bench: $(VENV)/.dev  ## measure side by side and print ratios beside the goals
 	$(PY) -m benchmarks
 
 generate: $(VENV)/.dev  ## write generated files again
-	$(PY) tests/house.py --write
+	$(PY) -m tests.docs.reference --write
 
 constraints.txt: pyproject.toml
 	@if [ -x $(UV) ]; then $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --all-extras pyproject.toml -o constraints.txt; else touch $@; fi
