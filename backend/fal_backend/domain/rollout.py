@@ -19,11 +19,13 @@ __all__ = [
     "CLOSED",
     "OPEN",
     "PHASES",
+    "BuildBegan",
     "Cancelled",
     "Effect",
     "ImageFailed",
     "ImageReady",
     "OldGone",
+    "Refused",
     "RolloutEvent",
     "RunnerGone",
     "RunnerMoved",
@@ -67,6 +69,11 @@ class Effect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BuildBegan:
+    """The environment is not there and is being made."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageReady:
     """The environment is there."""
 
@@ -99,6 +106,13 @@ class RunnerGone:
     """The runner of the new revision has ended."""
 
     reason: str
+    error_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No runner of the new revision can be started here."""
+
     error_json: str
 
 
@@ -138,11 +152,13 @@ class Tick:
 
 
 RolloutEvent = (
-    ImageReady
+    BuildBegan
+    | ImageReady
     | ImageFailed
     | RunnerMoved
     | RunnerReady
     | RunnerGone
+    | Refused
     | Switched
     | SwitchLost
     | OldGone
@@ -157,9 +173,9 @@ def step(row: Deployment, event: RolloutEvent, now: int) -> Deployment:
     if row.state in CLOSED:
         return row
     match event:
-        case ImageReady() | ImageFailed():
+        case BuildBegan() | ImageReady() | ImageFailed():
             return _image(row, event, now) if row.state == DeploymentState.BUILDING else row
-        case RunnerMoved() | RunnerReady() | RunnerGone() | Tick():
+        case RunnerMoved() | RunnerReady() | RunnerGone() | Refused() | Tick():
             return _runner(row, event, now) if row.state == DeploymentState.VERIFYING else row
         case Switched() | SwitchLost():
             return _switch(row, event, now) if row.state == DeploymentState.SWITCHING else row
@@ -199,7 +215,9 @@ def phases(row: Deployment) -> dict[str, list[Any]]:
     return found
 
 
-def _image(row: Deployment, event: ImageReady | ImageFailed, now: int) -> Deployment:
+def _image(row: Deployment, event: BuildBegan | ImageReady | ImageFailed, now: int) -> Deployment:
+    if isinstance(event, BuildBegan):
+        return row if "build" in phases(row) else _mark(row, "build", PhaseState.NOW, now)
     if isinstance(event, ImageFailed):
         return _fail(row, event.error_json, now)
     row = _mark(row, "build", PhaseState.CACHED if event.cached else PhaseState.DONE, now)
@@ -208,7 +226,9 @@ def _image(row: Deployment, event: ImageReady | ImageFailed, now: int) -> Deploy
     return _mark(replace(row, state=DeploymentState.VERIFYING.value), "start", PhaseState.NOW, now)
 
 
-def _runner(row: Deployment, event: RunnerMoved | RunnerReady | RunnerGone | Tick, now: int) -> Deployment:
+def _runner(
+    row: Deployment, event: RunnerMoved | RunnerReady | RunnerGone | Refused | Tick, now: int
+) -> Deployment:
     match event:
         case RunnerMoved():
             if event.phase != "setup" or phases(row).get("setup", [0, 0, ""])[2] == PhaseState.NOW:
@@ -220,6 +240,8 @@ def _runner(row: Deployment, event: RunnerMoved | RunnerReady | RunnerGone | Tic
             return replace(row, state=DeploymentState.SWITCHING.value, runner=event.runner)
         case RunnerGone():
             return row if event.reason in _RETRIED else _fail(row, event.error_json, now)
+        case Refused():
+            return _fail(row, event.error_json, now)
         case Tick():
             began = phases(row).get("start", [now])[0]
             return _fail(row, event.error_json, now) if now - began > event.limit else row

@@ -89,10 +89,14 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """It should finish its calls and take no new ones, until `deadline` at the latest."""
+    """It should finish its calls and take no new ones, until `deadline` at the latest.
+
+    One that is still starting has no calls: it is ended, and may take `grace` microseconds for that.
+    """
 
     reason: str
     deadline: int
+    grace: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +233,7 @@ def _drain(row: Runner, event: Drain, now: int) -> Runner:
     if row.phase == RunnerPhase.PENDING:
         return _end(row, event.reason, now, None)
     if row.phase in _UP:
-        return _stop(row, event.reason, event.deadline)
+        return _stop(row, event.reason, now + event.grace)
     return row
 
 

@@ -1,0 +1,95 @@
+"""What is said of a runner that failed: one error with the traceback and the last lines it wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fal_backend.domain.records import Runner, RunnerPhase
+from fal_backend.ports import HostExited
+from fal_notebook.errors import RunnerError
+from fal_notebook.wire import AppSpec
+
+__all__ = ["ending", "no_runner"]
+
+_LINES = 50
+
+
+def ending(row: Runner, news: HostExited, spec: AppSpec) -> tuple[str, str]:
+    """Return the reason of an end and its error as JSON."""
+    reason = _reason(row, news)
+    if news.error is not None and reason != "startup_timeout":
+        body = dict(news.error)
+        details = dict(body.get("details") or {})
+    else:
+        error = _error(row, news, reason, spec)
+        body, details = error.to_dict(), dict(error.details)
+        if news.error is not None:
+            body["traceback"] = news.error.get("traceback")
+            details = dict(news.error.get("details") or {}) | details
+    details.setdefault("log", list(news.tail[-_LINES:]))
+    details["runner_id"] = row.id
+    return reason, json.dumps(body | {"details": details})
+
+
+def no_runner(startup_s: float, class_name: str) -> str:
+    """Return the error of a rollout whose runners never became ready, as JSON."""
+    return _json(
+        RunnerError(
+            f"No runner of {class_name} became ready within {2 * startup_s:g} s.",
+            fix="See the runner's log; raise `startup_timeout` if it needs longer.",
+            code="runner.startup_timeout",
+        )
+    )
+
+
+def _reason(row: Runner, news: HostExited) -> str:
+    if row.phase == RunnerPhase.STOPPING and row.reason:
+        return row.reason
+    if news.reason:
+        return news.reason
+    return "exited" if news.signal is None else "killed"
+
+
+def _error(row: Runner, news: HostExited, reason: str, spec: AppSpec) -> RunnerError:
+    name = spec.class_name
+    match reason:
+        case "startup_timeout":
+            return _overdue(row, spec)
+        case "oom":
+            text, fix = (
+                f"{name} needed more memory than its machine type has.",
+                "Choose a larger `machine_type`.",
+            )
+        case "setup_failed":
+            text, fix = f"setup() of {name} failed.", "See the last lines that it wrote."
+        case _ if row.ready_at is None:
+            text, fix = f"{name}'s process ended before it was ready ({_how(news)}).", "See its last lines."
+        case _:
+            text, fix = f"{name}'s process ended ({_how(news)}).", "See its last lines."
+    return RunnerError(text, fix=fix, code=f"runner.{reason}")
+
+
+def _overdue(row: Runner, spec: AppSpec) -> RunnerError:
+    limit = spec.scale.startup_timeout or 600
+    if row.setup_at is None:
+        text = f"the process of {spec.class_name} did not come to its setup() within {limit} s"
+    else:
+        text = (
+            f"setup() of {spec.class_name} did not return, or its web server never opened, within {limit} s"
+        )
+    return RunnerError(
+        text[0].upper() + text[1:] + ".",
+        fix="See where it stood in the log; raise `startup_timeout` if it needs longer.",
+        code="runner.startup_timeout",
+        details={"startup_timeout": limit},
+    )
+
+
+def _how(news: HostExited) -> str:
+    return f"signal {news.signal}" if news.signal is not None else f"exit code {news.code}"
+
+
+def _json(error: RunnerError) -> str:
+    body: dict[str, Any] = error.to_dict()
+    return json.dumps(body)

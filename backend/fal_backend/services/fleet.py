@@ -1,0 +1,231 @@
+"""Carries out what runners' rows want: starts, stops and kills at the hosts, traffic at the dispatch.
+
+Rules: every act is idempotent by the runner's id, so it may be lost or doubled; acts never block the
+reconcile loop: they are tasks of the group that owns this room, and what comes of them is news.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fal_backend.domain.records import Account, Bundle, Revision, Runner
+from fal_backend.domain.runner import Effect
+from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.ledger import Ledger
+from fal_notebook.errors import FalError, NotFoundError
+from fal_notebook.wire import AppSpec, BundleManifest, MachineType
+
+__all__ = ["Address", "Fleet"]
+
+log = structlog.get_logger()
+
+ANSWERED_503 = "answer_503"
+_ACT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a runner listens."""
+
+    socket: str
+    control: str
+
+
+class Fleet:
+    """All runners, as far as acting on them goes."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        blobs: Blobs,
+        builder: Builder,
+        provider: RunnerProvider,
+        dispatch: Dispatch,
+        catalogue: Iterable[MachineType],
+        data: Path,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._blobs = blobs
+        self._builder = builder
+        self._provider = provider
+        self._dispatch = dispatch
+        self._machines = {machine.name: machine for machine in catalogue}
+        self._data = data
+        self._orders: dict[str, StartOrder] = {}
+        self._specs: dict[str, AppSpec] = {}
+        self._addresses: dict[str, Address] = {}
+        self._open: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_drained: Callable[[str], None] = lambda runner_id: None
+
+    def learn(self, runner_id: str, address: Address) -> None:
+        """Remember where a runner listens."""
+        self._addresses[runner_id] = address
+
+    def spec(self, revision: str) -> AppSpec:
+        """Return a revision's spec, parsed once."""
+        if revision not in self._specs:
+            row = self._ledger.need(Revision, revision)
+            self._specs[revision] = AppSpec.model_validate_json(row.spec_json)
+        return self._specs[revision]
+
+    def forget(self, revision: str) -> None:
+        """Drop what is kept for a revision that serves no more."""
+        self._orders.pop(revision, None)
+        self._specs.pop(revision, None)
+
+    def act(self, row: Runner, effect: Effect) -> None:
+        """Do one thing for a runner."""
+        match effect:
+            case Effect.START:
+                self._spawn(self._start(row), row.id)
+            case Effect.OPEN_TRAFFIC:
+                self._open_traffic(row)
+            case Effect.CLOSE_TRAFFIC:
+                self._close_traffic(row)
+            case Effect.STOP:
+                reason = row.reason or "stopped"
+                self._spawn(
+                    self._provider.stop(row.id, grace_s=self.stop_grace_s(row), reason=reason), row.id
+                )
+            case Effect.KILL:
+                self._spawn(self._provider.kill(row.id, row.reason or "killed"), row.id)
+            case Effect.CUT_TRAFFIC:
+                self._cut_traffic(row)
+
+    def stop_grace_s(self, row: Runner) -> float:
+        """Return how long a runner's process may take to end: nothing after a 503 when no call is left."""
+        if row.reason == ANSWERED_503:
+            load = self._dispatch.load(row.revision).runners.get(row.id)
+            if load is None or load.inflight == 0:
+                return 0.0
+        return float(self.spec(row.revision).termination_grace_s)
+
+    def kill(self, runner_id: str, reason: str) -> None:
+        """End a process that nobody owns."""
+        self._spawn(self._provider.kill(runner_id, reason), runner_id)
+
+    def ack(self, runner_ids: list[str]) -> None:
+        """Let the host forget exit records that are stored."""
+        if runner_ids:
+            self._spawn(self._provider.ack(runner_ids), runner_ids[0])
+
+    def warm(self, revision: str) -> None:
+        """Have a zygote ready for a revision, so that its next start is a fork."""
+        self._spawn(self._warm(revision), revision)
+
+    async def close(self) -> None:
+        """Cancel what is still under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _start(self, row: Runner) -> None:
+        order = await self._order(row.revision)
+        machine = self._machines[row.machine_type]
+        spec = self.spec(row.revision)
+        startup_s = max(1.0, (row.deadline - row.created_at) / 1e6)
+        await self._provider.start(
+            row.node,
+            replace(
+                order,
+                runner_id=row.id,
+                epoch=row.epoch,
+                startup_s=startup_s,
+                grace_s=float(spec.termination_grace_s),
+                machine_type=machine.name,
+                cpu=machine.cpu,
+                memory_mb=machine.memory_mb,
+            ),
+        )
+
+    async def _warm(self, revision: str) -> None:
+        await self._provider.warm(await self._order(revision))
+
+    async def _order(self, revision: str) -> StartOrder:
+        if revision not in self._orders:
+            row = self._ledger.need(Revision, revision)
+            bundle = await self._store.read(lambda reader: reader.get(Bundle, row.bundle))
+            if bundle is None:
+                raise NotFoundError(f"bundle {row.bundle} is gone", code="bundle.not_found")
+            self._orders[revision] = self._make_order(row, bundle)
+        return self._orders[revision]
+
+    def _make_order(self, row: Revision, bundle: Bundle) -> StartOrder:
+        spec = self.spec(row.id)
+        manifest = BundleManifest.model_validate_json(bundle.manifest_json)
+        owner = self._ledger.need(Account, row.account).nickname
+        persistent = self._data / owner
+        persistent.mkdir(parents=True, exist_ok=True)
+        machine = self._machines.get(spec.machine_types[0]) or next(iter(self._machines.values()))
+        return StartOrder(
+            runner_id="",
+            epoch=0,
+            owner=owner,
+            app=row.app,
+            revision=row.id,
+            image_hash=row.image,
+            image_root=str(self._builder.root(row.image)),
+            image_python=str(self._builder.python(row.image)),
+            runtime_root=str(self._builder.runtime_root()),
+            payload=str(self._blobs.path(bundle.payload_sha256)),
+            buffers=tuple(str(self._blobs.path(one)) for one in manifest.buffers),
+            manifest_json=bundle.manifest_json,
+            spec_json=row.spec_json,
+            max_multiplexing=spec.scale.max_multiplexing or 1,
+            startup_s=float(spec.scale.startup_timeout or 600),
+            grace_s=float(spec.termination_grace_s),
+            machine_type=machine.name,
+            cpu=machine.cpu,
+            memory_mb=machine.memory_mb,
+            persistent_dir=str(persistent),
+        )
+
+    def _open_traffic(self, row: Runner) -> None:
+        address = self._addresses.get(row.id)
+        if address is None or row.id in self._open:
+            return
+        self._open.add(row.id)
+        multiplexing = self.spec(row.revision).scale.max_multiplexing or 1
+        self._dispatch.open_runner(row.revision, row.id, address.socket, address.control, multiplexing)
+
+    def _close_traffic(self, row: Runner) -> None:
+        if row.id in self._open:
+            self._open.discard(row.id)
+            self._dispatch.close_runner(row.id)
+        elif row.id not in self._dispatch.load(row.revision).runners:
+            self.on_drained(row.id)
+
+    def _cut_traffic(self, row: Runner) -> None:
+        self._open.discard(row.id)
+        self._addresses.pop(row.id, None)
+        self._dispatch.cut_runner(row.id)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], about: str) -> None:
+        task = asyncio.get_running_loop().create_task(_logged(work, about))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _logged(work: Coroutine[Any, Any, None], about: str) -> None:
+    try:
+        async with asyncio.timeout(_ACT_S):
+            await work
+    except FalError as error:
+        log.warning("fleet.act_refused", about=about, error=json.dumps(error.to_dict()))
+    except (OSError, TimeoutError) as error:
+        # The act is still wanted by the row and will be done again.
+        log.warning("fleet.act_failed", about=about, error=repr(error))
+    except Exception:
+        log.exception("fleet.act_broken", about=about)

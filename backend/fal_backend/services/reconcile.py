@@ -1,0 +1,388 @@
+"""The one loop that decides: takes what happened, changes rows in one transaction, then acts.
+
+Rules: one draft at a time, made of all that waits, so that decisions never race; effects follow a commit,
+never come before it; all that rows want is wanted again every few seconds, so a lost effect is found.
+Nothing here waits for a host, a build or a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import structlog
+
+from fal_backend.domain import runner as machine
+from fal_backend.domain.adopt import EndedOnHost, OnHost, adopt
+from fal_backend.domain.records import Account, Alias, Deployment, Node, Revision, Runner, RunnerPhase
+from fal_backend.ports import HostExited, HostHello, HostLost, HostNews, HostState
+from fal_backend.services import images as image_rows
+from fal_backend.services.capacity import Capacity, scale_of
+from fal_backend.services.dispatch import Dispatch, RouteInfo
+from fal_backend.services.endings import ending
+from fal_backend.services.fleet import Address, Fleet
+from fal_backend.services.images import Images
+from fal_backend.services.ledger import Draft, Ledger
+from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.views import deployment_data, runner_data
+from fal_notebook.errors import FalError
+from fal_notebook.wire import AuthMode
+
+__all__ = ["Reconcile", "route_of"]
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_TICK_S = 0.5
+_FULL_TICKS = 10
+_SECOND = 1_000_000
+_ROUNDS = 200
+
+
+@dataclass(slots=True)
+class _Step:
+    run: Callable[[Draft], Any]
+    future: asyncio.Future[Any] | None = None
+    result: Any = None
+
+
+class Reconcile:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        fleet: Fleet,
+        images: Images,
+        dispatch: Dispatch,
+        capacity: Capacity,
+        rollouts: Rollouts,
+    ) -> None:
+        self._ledger = ledger
+        self._fleet = fleet
+        self._images = images
+        self._dispatch = dispatch
+        self._capacity = capacity
+        self._rollouts = rollouts
+        self._inbox: deque[_Step] = deque()
+        self._bell = asyncio.Event()
+        self._asked: set[str] = set()
+        self._ticks = 0
+        self.adopted = asyncio.Event()
+        """Set once the runners of before are known again."""
+        capacity.wake = self._wake
+        fleet.on_drained = self.on_drained
+        images.on_built = self._on_built
+
+    # ---- what others tell; all of it returns at once -----------------------------------------------------
+    def post(self, run: Callable[[Draft], Any]) -> None:
+        """Have something decided soon."""
+        self._inbox.append(_Step(run))
+        self._bell.set()
+
+    async def submit(self, run: Callable[[Draft], T]) -> T:
+        """Have something decided and return its result once it is committed.
+
+        What `run` raises it must raise before it changes the draft; it is raised here.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._inbox.append(_Step(run, future))
+        self._bell.set()
+        return await future
+
+    def on_news(self, news: HostNews) -> None:
+        """A host says something."""
+        self.post(lambda draft: self._apply_news(draft, news))
+
+    def on_demand(self, revision: str) -> None:
+        """A call of a revision waits and no slot is free."""
+        self._capacity.demand(revision)
+        self._wake(revision)
+
+    def on_verdict(self, runner_id: str, reason: str) -> None:
+        """A runner's answer says that it must end."""
+        self.post(lambda draft: self.stop_runner(draft, runner_id, reason))
+
+    def on_drained(self, runner_id: str) -> None:
+        """A runner that takes no calls has none left."""
+        self.post(lambda draft: self._drained(draft, runner_id))
+
+    def stop_runner(self, draft: Draft, runner_id: str, reason: str) -> None:
+        """End a runner now; its calls may use the App's grace."""
+        row = draft.get(Runner, runner_id)
+        if row is not None:
+            grace = int(self._fleet.stop_grace_s(replace(row, reason=reason)) * _SECOND)
+            self._step(draft, row, machine.Stop(reason, draft.now + grace))
+
+    # ---- the loop ------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Decide until cancelled."""
+        self._schedule_tick()
+        for alias in self._ledger.all(Alias):
+            self._dispatch.set_route(self._route(alias))
+        while True:
+            await self._bell.wait()
+            self._bell.clear()
+            steps = list(self._inbox)
+            self._inbox.clear()
+            await self._decide(steps)
+
+    async def _decide(self, steps: list[_Step]) -> None:
+        draft = Draft(self._ledger, time.time_ns() // 1000)
+        for step in steps:
+            self._run_step(draft, step)
+        self._settle(draft)
+        runners = list(draft.changes(Runner))
+        aliases = list(draft.changes(Alias))
+        gone = [row for row in draft.deleted.values() if isinstance(row, Alias)]
+        self._tell(draft, runners)
+        try:
+            await self._ledger.commit(draft)
+        except BaseException as error:
+            for step in steps:
+                if step.future is not None and not step.future.done():
+                    step.future.set_exception(
+                        error if isinstance(error, Exception) else RuntimeError("ended")
+                    )
+            raise
+        self._act(runners, [after for _, after in aliases], gone)
+        for act in draft.acts:
+            act()
+        for step in steps:
+            if step.future is not None and not step.future.done():
+                step.future.set_result(step.result)
+
+    def _run_step(self, draft: Draft, step: _Step) -> None:
+        try:
+            step.result = step.run(draft)
+        except FalError as error:
+            if step.future is None:
+                log.warning("reconcile.step_refused", error=error.message)
+            elif not step.future.done():
+                step.future.set_exception(error)
+        except Exception as error:
+            log.exception("reconcile.step_failed")
+            if step.future is not None and not step.future.done():
+                step.future.set_exception(error)
+
+    def _settle(self, draft: Draft) -> None:
+        for _ in range(_ROUNDS):
+            if draft.dirty_apps:
+                self._rollouts.settle(draft, draft.dirty_apps.pop())
+            elif draft.dirty_revisions:
+                self._capacity.settle(draft, draft.dirty_revisions.pop())
+            else:
+                return
+        # More apps than fit in one transaction: the others follow in the next.
+        apps, revisions = set(draft.dirty_apps), set(draft.dirty_revisions)
+        self.post(lambda next_draft: self._carry_over(next_draft, apps, revisions))
+
+    def _carry_over(self, draft: Draft, apps: set[tuple[str, str]], revisions: set[str]) -> None:
+        draft.dirty_apps |= apps
+        draft.dirty_revisions |= revisions
+
+    def _tell(self, draft: Draft, runners: list[tuple[Runner | None, Runner]]) -> None:
+        for before, after in runners:
+            if before is None or before.phase != after.phase or before.reason != after.reason:
+                draft.emit(f"runner/{after.id}", "runner.state", runner_data(after), app=after.app)
+        for old, new in draft.changes(Deployment):
+            if old is None or (old.state, old.phases_json) != (new.state, new.phases_json):
+                draft.emit(f"deployment/{new.id}", "deployment.state", deployment_data(new), app=new.app)
+
+    def _act(
+        self, runners: list[tuple[Runner | None, Runner]], aliases: list[Alias], gone: list[Alias]
+    ) -> None:
+        now = time.time_ns() // 1000
+        effects: list[tuple[Runner, machine.Effect]] = []
+        for before, after in runners:
+            had = machine.wanted(before, now) if before is not None else frozenset()
+            effects.extend((after, effect) for effect in sorted(machine.wanted(after, now) - had))
+        # The new runner is opened before the alias moves, the old one closed after: never neither.
+        for row, effect in effects:
+            if effect == machine.Effect.OPEN_TRAFFIC:
+                self._fleet.act(row, effect)
+        for alias in aliases:
+            self._dispatch.set_route(self._route(alias))
+        for alias in gone:
+            owner, _, name = alias.id.partition("/")
+            self._dispatch.drop_route(owner, name)
+        for row, effect in effects:
+            if effect != machine.Effect.OPEN_TRAFFIC:
+                self._fleet.act(row, effect)
+
+    def _route(self, alias: Alias) -> RouteInfo:
+        return route_of(alias, self._ledger.need(Account, alias.account).nickname)
+
+    # ---- time ----------------------------------------------------------------------------------------------
+    def _schedule_tick(self) -> None:
+        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._schedule_tick()
+        self._ticks += 1
+        self.post(self._time_passed)
+
+    def _time_passed(self, draft: Draft) -> None:
+        for row in self._ledger.live():
+            grace = int(self._fleet.stop_grace_s(row) * _SECOND)
+            self._step(draft, row, machine.Tick(grace))
+        draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
+        draft.dirty_revisions |= self._capacity.active()
+        if self._ticks % _FULL_TICKS == 0:
+            draft.then(self._want_again)
+
+    def _want_again(self) -> None:
+        now = time.time_ns() // 1000
+        for row in self._ledger.live():
+            if now - row.created_at < 2 * _SECOND:
+                continue
+            for effect in sorted(machine.wanted(row, now)):
+                self._fleet.act(row, effect)
+
+    # ---- news ----------------------------------------------------------------------------------------------
+    def _wake(self, revision: str) -> None:
+        if revision in self._asked:
+            return
+        self._asked.add(revision)
+        self.post(lambda draft: self._look_at(draft, revision))
+
+    def _look_at(self, draft: Draft, revision: str) -> None:
+        self._asked.discard(revision)
+        draft.dirty_revisions.add(revision)
+
+    def _step(self, draft: Draft, row: Runner, event: machine.RunnerEvent) -> None:
+        row = draft.get(Runner, row.id) or row
+        after = machine.step(row, event, draft.now)
+        if after is row:
+            return
+        if after.phase != row.phase:
+            self._capacity.observe(row, after)
+        draft.change(after)
+
+    def _drained(self, draft: Draft, runner_id: str) -> None:
+        row = draft.get(Runner, runner_id)
+        if row is not None:
+            grace = int(self._fleet.stop_grace_s(row) * _SECOND)
+            self._step(draft, row, machine.Drained(draft.now + grace))
+
+    def _apply_news(self, draft: Draft, news: HostNews) -> None:
+        match news:
+            case HostHello():
+                self._hello(draft, news)
+            case HostState():
+                self._state(draft, news)
+            case HostExited():
+                self._exited(draft, news)
+            case HostLost():
+                self._lost(draft, news)
+
+    def _hello(self, draft: Draft, news: HostHello) -> None:
+        epoch = self._register(draft, news)
+        for state in news.runners:
+            self._learn(state)
+        rows = {row.id: row for row in self._ledger.live()}
+        there = [OnHost(one.runner_id, _progress(one)) for one in news.runners]
+        ended = [EndedOnHost(one.runner_id, self._ending(draft, one)) for one in news.exited]
+        found = adopt(rows, news.node, there, ended)
+        for runner_id, event in found.news:
+            self._step(draft, rows[runner_id], event)
+        log.info("host.adopted", node=news.node, epoch=epoch, runners=len(there), killed=len(found.kill))
+        draft.then(lambda: self._after_hello(found.kill, found.ack))
+
+    def _register(self, draft: Draft, news: HostHello) -> int:
+        known = draft.get(Node, news.node)
+        if known is None:
+            draft.change(Node(news.node, 1, news.boot_id, draft.now))
+            epoch = 1
+        else:
+            epoch = known.epoch + (known.inventory_json != news.boot_id)
+            draft.change(replace(known, epoch=epoch, inventory_json=news.boot_id, seen_at=draft.now))
+        self._capacity.node = (news.node, epoch)
+        self._capacity.is_open = True
+        draft.dirty_revisions |= self._capacity.active()
+        draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
+        return epoch
+
+    def _after_hello(self, kill: tuple[str, ...], ack: tuple[str, ...]) -> None:
+        for runner_id in kill:
+            self._fleet.kill(runner_id, "unknown")
+        self._fleet.ack(list(ack))
+        for row in self._ledger.live():
+            for effect in sorted(machine.wanted(row, time.time_ns() // 1000)):
+                self._fleet.act(row, effect)
+        for alias in self._ledger.all(Alias):
+            if self._images.is_ready(self._ledger.need(Revision, alias.revision).image):
+                self._fleet.warm(alias.revision)
+        self.adopted.set()
+
+    def _state(self, draft: Draft, news: HostState) -> None:
+        row = draft.get(Runner, news.runner_id)
+        if row is None or row.phase == RunnerPhase.GONE:
+            draft.then(lambda: self._fleet.kill(news.runner_id, "unknown"))
+            return
+        self._learn(news)
+        self._step(draft, row, _progress(news))
+
+    def _exited(self, draft: Draft, news: HostExited) -> None:
+        row = draft.get(Runner, news.runner_id)
+        if row is not None:
+            self._step(draft, row, self._ending(draft, news))
+        draft.then(lambda: self._fleet.ack([news.runner_id]))
+
+    def _ending(self, draft: Draft, news: HostExited) -> machine.Exited:
+        row = draft.get(Runner, news.runner_id)
+        if row is None:
+            return machine.Exited("exited", news.at)
+        reason, error_json = ending(row, news, self._fleet.spec(row.revision))
+        return machine.Exited(reason, news.at, error_json if reason in machine.CRASHES else None)
+
+    def _lost(self, draft: Draft, news: HostLost) -> None:
+        self._capacity.node = None
+        for row in self._ledger.live():
+            if row.node == news.node:
+                self._step(draft, row, machine.Lost())
+
+    def _learn(self, news: HostState) -> None:
+        if news.socket and news.control:
+            self._fleet.learn(news.runner_id, Address(news.socket, news.control))
+
+    def _on_built(self, hash: str, error: FalError | None, size: int) -> None:
+        self.post(lambda draft: self._built(draft, hash, error, size))
+
+    def _built(self, draft: Draft, hash: str, error: FalError | None, size: int) -> None:
+        waiting = [
+            row
+            for key in draft.apps_with_open_deployment()
+            for row in draft.open_of_app(key)
+            if draft.need(Revision, row.revision).image == hash
+        ]
+        row = image_rows.settle(draft, hash, error, size, waiting[0].app if waiting else None)
+        self._rollouts.built(draft, hash, row.error_json)
+        if error is None:
+            for one in waiting:
+                draft.then(lambda revision=one.revision: self._fleet.warm(revision))  # type: ignore[misc]
+
+
+def route_of(alias: Alias, owner: str) -> RouteInfo:
+    """Return what the data plane must know of an alias."""
+    scale = scale_of(alias)
+    return RouteInfo(
+        owner=owner,
+        alias=alias.name,
+        account=alias.account,
+        auth=AuthMode(alias.auth),
+        revision=alias.revision,
+        max_multiplexing=scale.max_multiplexing or 1,
+        request_timeout_s=float(scale.request_timeout or 0),
+        start_timeout_s=float(scale.request_start_timeout or 0),
+    )
+
+
+def _progress(news: HostState) -> machine.Progress:
+    return machine.Progress(news.state, news.at, news.pid, news.start_kind, news.start_reason)
