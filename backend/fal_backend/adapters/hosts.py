@@ -1,0 +1,380 @@
+"""Runners on nodes, by the host protocol: the `RunnerProvider` of every node that runs a runner host.
+
+Rules: one connection carries orders, answers and news; each reader of logs has one of its own, so that a slow
+reader holds nothing up. A lost connection is made again; only a host that is truly gone is told as lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fal_backend.ports import HostExited, HostHello, HostLost, HostNews, HostState, LogRecord, StartOrder
+from fal_notebook.runtime.hostproto import PROTO, Decoder, ProtocolError, encode_frame, pick_version
+
+__all__ = ["LOCAL_NODE", "HostUnreachableError", "Hosts"]
+
+LOCAL_NODE = "local"
+"""Name of the node that the backend itself runs on."""
+
+_ANSWER_S = 15.0
+_CONNECT_S = 5.0
+_FIRST_WAIT_S = 0.02
+_MAX_WAIT_S = 1.0
+_STATS_S = 5.0
+_READ_BYTES = 256 * 1024
+
+log = structlog.get_logger()
+
+
+class HostUnreachableError(ConnectionError):
+    """The host of this node is not in contact now; the act is wanted again at its next hello."""
+
+
+class _Wire:
+    """One connection to one host: numbered messages out, answers by number, the rest in order."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    @classmethod
+    async def connect(cls, path: Path) -> _Wire:
+        """Raises: OSError, TimeoutError."""
+        async with asyncio.timeout(_CONNECT_S):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+        return cls(reader, writer)
+
+    def tell(self, message: dict[str, Any]) -> int:
+        """Send a message that has no answer and return its number."""
+        number = next(self._numbers)
+        if self._writer.is_closing():
+            raise HostUnreachableError("the connection to the runner host is closed")
+        self._writer.write(encode_frame({**message, "n": number}))
+        return number
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message and return its answer.
+
+        Raises: HostUnreachableError when the connection ends first, ProtocolError when the host answers `error`.
+        """
+        number = self.tell(message)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = future
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await future
+        except TimeoutError:
+            self.close()
+            raise HostUnreachableError(
+                f"the runner host did not answer {message['t']} in {_ANSWER_S:g} s"
+            ) from None
+        finally:
+            del self._answers[number]
+        if answer["t"] == "error":
+            raise ProtocolError(f"{message['t']}: {answer.get('message')}")
+        return answer
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what the host sends until it closes; answers go to whoever asked. Raises: ProtocolError."""
+        decoder = Decoder()
+        try:
+            while data := await self._reader.read(_READ_BYTES):
+                for message in decoder.feed(data):
+                    if not self._is_answer(message):
+                        yield message
+        except ConnectionError:
+            return
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close, and fail whoever waits for an answer."""
+        self._writer.close()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(HostUnreachableError("the connection to the runner host was lost"))
+
+    def _is_answer(self, message: dict[str, Any]) -> bool:
+        future = self._answers.get(message.get("re") or 0)
+        if future is not None and not future.done():
+            future.set_result(message)
+        return future is not None
+
+
+class Hosts:
+    """The `RunnerProvider` over host sockets."""
+
+    def __init__(self, sockets: Mapping[str, Path], *, backend_id: str) -> None:
+        """sockets: path of the host's socket for each node name."""
+        self._sockets = dict(sockets)
+        self._backend_id = backend_id
+        self._leader = 0
+        self._wires: dict[str, _Wire] = {}
+        self._nodes: dict[str, str] = {}
+        self._memory: dict[str, int] = {}
+        self._on_news: Callable[[HostNews], None] = lambda _news: None
+
+    async def run(self, on_news: Callable[[HostNews], None], leader: int) -> None:
+        """Keep contact with every host until cancelled; reconnects by itself."""
+        self._on_news, self._leader = on_news, leader
+        async with asyncio.TaskGroup() as group:
+            for node in self._sockets:
+                group.create_task(_Contact(self, node).keep(), name=f"host {node}")
+
+    async def warm(self, order: StartOrder) -> None:
+        """Have a zygote ready on every node for runners like this one."""
+        for wire in list(self._wires.values()):
+            await wire.ask({"t": "warm", "order": asdict(order)})
+
+    async def drop(self, image_hash: str) -> None:
+        """Let go of zygotes of this image that have no runners."""
+        for wire in list(self._wires.values()):
+            await wire.ask({"t": "drop", "image_hash": image_hash})
+
+    async def start(self, node: str, order: StartOrder) -> None:
+        """Start a runner; a refusal becomes a `HostExited` with reason `refused`.
+
+        Raises: HostUnreachableError when the node's host is not in contact.
+        """
+        self._nodes[order.runner_id] = node
+        answer = await self._wire(node).ask({"t": "start", "order": asdict(order)})
+        if answer["t"] == "refused":
+            error = {
+                "code": "runner.refused",
+                "message": f"the runner host of node {node!r} refused to start it: {answer.get('reason')}",
+                "fix": None,
+                "where": None,
+                "traceback": None,
+                "details": {"host_code": answer.get("code")},
+            }
+            self._tell_ended(node, order.runner_id, order.epoch, "refused", error)
+
+    async def stop(self, runner_id: str, *, grace_s: float, reason: str) -> None:
+        """SIGTERM, then SIGKILL after grace_s. Raises: HostUnreachableError."""
+        await self._end({"t": "stop", "runner_id": runner_id, "grace_s": grace_s, "reason": reason})
+
+    async def kill(self, runner_id: str, reason: str) -> None:
+        """SIGKILL; with reason `startup_timeout` its stacks go to its log first. Raises: HostUnreachableError."""
+        await self._end({"t": "kill", "runner_id": runner_id, "reason": reason})
+
+    async def ack(self, runner_ids: Sequence[str]) -> None:
+        """Exit records of these runners are stored; the hosts may forget them."""
+        for runner_id in runner_ids:
+            self._nodes.pop(runner_id, None)
+            self._memory.pop(runner_id, None)
+        for wire in list(self._wires.values()):
+            # Not told now, it is told again: the record comes back with the next hello.
+            with contextlib.suppress(HostUnreachableError):
+                wire.tell({"t": "ack", "runner_ids": list(runner_ids)})
+
+    async def logs(self, runner_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[LogRecord]:
+        """Yield a runner's lines from an offset; with follow until the runner has ended.
+
+        Raises: HostUnreachableError when the host cannot be reached or goes away.
+        """
+        node = self._node_of(runner_id)
+        try:
+            wire = await _Wire.connect(self._sockets[node])
+        except (OSError, TimeoutError) as error:
+            raise HostUnreachableError(f"the runner host of node {node!r} cannot be reached") from error
+        wire.tell(self._hello(news=False))
+        wire.tell({"t": "logs.read", "runner_id": runner_id, "after": after, "follow": follow})
+        try:
+            # Read here and not in a task, so that a slow consumer slows the host and fills no memory.
+            async for message in wire.messages():
+                if message["t"] == "welcome":
+                    continue
+                if message["t"] != "log":
+                    raise ProtocolError(
+                        f"logs of {runner_id}: {message.get('reason') or message.get('message')}"
+                    )
+                for line in message["lines"]:
+                    yield LogRecord(*line)
+                if message["end"]:
+                    return
+            raise HostUnreachableError(f"the runner host of node {node!r} went away")
+        finally:
+            wire.close()
+
+    def runner_memory(self) -> dict[str, int]:
+        """Last known private memory of each runner in bytes."""
+        return dict(self._memory)
+
+    def _hello(self, *, news: bool) -> dict[str, Any]:
+        return {
+            "t": "hello",
+            "backend_id": self._backend_id,
+            "leader": self._leader,
+            "proto": list(PROTO),
+            "news": news,
+        }
+
+    async def _greet(self, wire: _Wire) -> dict[str, Any]:
+        welcome = await wire.ask(self._hello(news=True))
+        if welcome["t"] != "welcome":
+            raise ProtocolError(f"the runner host refused: {welcome.get('reason')}")
+        pick_version(welcome.get("proto"))
+        await wire.ask({"t": "stats", "every_s": _STATS_S})
+        return welcome
+
+    def _hear(self, node: str, message: dict[str, Any]) -> None:
+        """Turn a message that answers nothing into news."""
+        match message["t"]:
+            case "state":
+                self._nodes[str(message["runner_id"])] = node
+                self._on_news(_state(node, message))
+            case "exited":
+                self._memory.pop(str(message["runner_id"]), None)
+                self._on_news(_exited(node, message))
+            case "stats":
+                self._memory = {str(k): int(v) for k, v in message["memory"].items()}
+            case other:
+                log.warning("host.unknown_message", node=node, type=other)
+
+    async def _end(self, message: dict[str, Any]) -> None:
+        runner_id = str(message["runner_id"])
+        node = self._node_of(runner_id)
+        answer = await self._wire(node).ask(message)
+        if not answer.get("known", True):
+            # It never got there, or its record was acknowledged: either way it is not running.
+            self._tell_ended(node, runner_id, 0, "exited", None)
+
+    def _tell_ended(
+        self, node: str, runner_id: str, epoch: int, reason: str, error: dict[str, Any] | None
+    ) -> None:
+        at = time.time_ns() // 1000
+        self._on_news(HostExited(node, runner_id, epoch, None, None, at, reason=reason, error=error))
+
+    def _node_of(self, runner_id: str) -> str:
+        return self._nodes.get(runner_id) or next(iter(self._sockets))
+
+    def _wire(self, node: str) -> _Wire:
+        wire = self._wires.get(node)
+        if wire is None:
+            raise HostUnreachableError(f"the runner host of node {node!r} is not in contact")
+        return wire
+
+
+class _Contact:
+    """Contact with the host of one node."""
+
+    def __init__(self, hosts: Hosts, node: str) -> None:
+        self._hosts = hosts
+        self._node = node
+        self._boot_id: str | None = None
+        self._welcome: dict[str, Any] | None = None
+        self._early: list[dict[str, Any]] | None = []
+        """What came before the hello was whole; None once it is."""
+
+    async def keep(self) -> None:
+        """Connect, listen, connect again, for ever. Raises: ProtocolError when the host refuses this backend."""
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                wire = await _Wire.connect(self._hosts._sockets[self._node])
+            except (ConnectionRefusedError, FileNotFoundError):
+                # Nobody listens: the process is gone, for it holds its socket as long as it lives.
+                self._lose()
+            except (OSError, TimeoutError) as error:
+                log.warning("host.unreachable", node=self._node, error=str(error))
+            else:
+                wait_s = _FIRST_WAIT_S
+                await self._listen(wire)
+            await asyncio.sleep(wait_s)
+            wait_s = min(_MAX_WAIT_S, wait_s * 1.6)
+
+    async def _listen(self, wire: _Wire) -> None:
+        self._welcome, self._early = None, []
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(wire), name=f"news of host {self._node}")
+            try:
+                self._welcome = await self._hosts._greet(wire)
+            except HostUnreachableError as error:
+                log.warning("host.lost_contact", node=self._node, error=str(error))
+                reading.cancel()
+                return
+            self._hosts._wires[self._node] = wire
+            self._settle()
+
+    async def _read(self, wire: _Wire) -> None:
+        try:
+            async for message in wire.messages():
+                if self._early is None:
+                    self._hosts._hear(self._node, message)
+                else:
+                    self._early.append(message)
+                    self._settle()
+        finally:
+            if self._hosts._wires.get(self._node) is wire:
+                del self._hosts._wires[self._node]
+
+    def _settle(self) -> None:
+        """Tell the hello once the exit records that belong to it are here, then what came meanwhile."""
+        welcome = self._welcome
+        if welcome is None or self._early is None:
+            return
+        exited = [message for message in self._early if message["t"] == "exited"][: int(welcome["exits"])]
+        if len(exited) < int(welcome["exits"]):
+            return
+        later = [message for message in self._early if message not in exited]
+        self._early = None
+        if self._boot_id not in (None, welcome["boot_id"]):
+            self._lose()
+        self._boot_id = str(welcome["boot_id"])
+        for row in [*welcome["runners"], *exited]:
+            self._hosts._nodes[str(row["runner_id"])] = self._node
+        self._hosts._on_news(
+            HostHello(
+                node=self._node,
+                boot_id=self._boot_id,
+                runners=tuple(_state(self._node, row) for row in welcome["runners"]),
+                exited=tuple(_exited(self._node, message) for message in exited),
+            )
+        )
+        for message in later:
+            self._hosts._hear(self._node, message)
+
+    def _lose(self) -> None:
+        if self._boot_id is not None:
+            self._boot_id = None
+            self._hosts._on_news(HostLost(self._node))
+
+
+def _state(node: str, row: Mapping[str, Any]) -> HostState:
+    return HostState(
+        node=node,
+        runner_id=str(row["runner_id"]),
+        epoch=int(row["epoch"]),
+        state=str(row["state"]),
+        at=int(row["at"]),
+        pid=row.get("pid"),
+        start_kind=row.get("start_kind"),
+        start_reason=row.get("start_reason"),
+        socket=row.get("socket"),
+        control=row.get("control"),
+    )
+
+
+def _exited(node: str, row: Mapping[str, Any]) -> HostExited:
+    return HostExited(
+        node=node,
+        runner_id=str(row["runner_id"]),
+        epoch=int(row["epoch"]),
+        code=row.get("code"),
+        signal=row.get("signal"),
+        at=int(row["at"]),
+        reason=row.get("reason"),
+        error=row.get("error"),
+        tail=tuple(row.get("tail") or ()),
+    )

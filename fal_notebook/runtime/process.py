@@ -1,0 +1,192 @@
+"""Processes as the kernel knows them: starting, naming, tying to a parent, and finding what one left behind.
+
+Standard library only; Linux. Used by the runner host and by the supervisor.
+Rules: forks happen on the main thread only, because a parent-death signal follows the *thread* that forked;
+signals go to a pidfd, never to a bare number, since numbers are used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = [
+    "become_subreaper",
+    "find_leftovers",
+    "launch",
+    "open_pidfd",
+    "private_bytes",
+    "send_signal",
+    "tie_to_parent",
+]
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants children of this process, so that it can collect them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def tie_to_parent(number: int, parent: int) -> None:
+    """Have the kernel send this process a signal when its parent dies; end now if it has died already."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that is readable once the process has ended, or None when there is no such process."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Signal the process behind a pidfd; False when it has ended."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def launch(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str = "/",
+    pass_fds: Iterable[int] = (),
+    stdout: int | None = None,
+    stderr: int | None = None,
+    death_signal: int | None = None,
+    prepare: Callable[[], None] = os.setsid,
+) -> int:
+    """Start a program with no stdin and only the named descriptors; return its pid.
+
+    death_signal ties it to this process. prepare runs in the child just before the program does; unless told
+    otherwise it gives the program a session of its own. A program that cannot be executed ends with 127 and a
+    line on its stderr.
+    """
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _become(argv, env, cwd, pass_fds, stdout, stderr, death_signal, prepare, parent)
+    return pid
+
+
+def _become(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    pass_fds: Iterable[int],
+    stdout: int | None,
+    stderr: int | None,
+    death_signal: int | None,
+    prepare: Callable[[], None],
+    parent: int,
+) -> NoReturn:
+    try:
+        if death_signal is not None:
+            tie_to_parent(death_signal, parent)
+        null = os.open(os.devnull, os.O_RDWR)
+        for source, target in ((null, 0), (stdout, 1), (stderr, 2)):
+            if source is not None:
+                os.dup2(source, target)
+        for fd in pass_fds:
+            os.set_inheritable(fd, True)
+        # Python ignores SIGPIPE and a loop may have handlers; a new program starts with the defaults.
+        for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(cwd)
+        prepare()
+        os.execve(argv[0], list(argv), dict(env))
+    except BaseException as error:  # noqa: BLE001 - a forked child must never unwind into its parent's code
+        os.write(2, f"cannot start {argv[0]}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def private_bytes(pid: int) -> int:
+    """Return the memory that only this process uses, 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    rows = (line.split() for line in text.splitlines() if line.startswith(("Private_Clean", "Private_Dirty")))
+    return sum(int(row[1]) for row in rows) * 1024
+
+
+def find_leftovers(
+    pid: int | None, mark: str, pipes: frozenset[str] = frozenset(), *, spare: frozenset[int] = frozenset()
+) -> list[int]:
+    """Return the processes that belong to a runner: its tree, its session, and those that fled from both.
+
+    mark is text in the environment of what it started (`FAL_RUNNER_ID=…`); pipes are links of /proc/*/fd
+    (`pipe:[123]`) that only its processes hold. A child that was forked without exec, twice and in a session
+    of its own, shows the zygote's environment and became a child of this process, yet still holds those
+    pipes. spare is never returned.
+    """
+    table = _table()
+    found = {pid} if pid in table else set()
+    needle, reaper = mark.encode(), os.getpid()
+    for number, (parent, session) in table.items():
+        if number in spare or number == reaper:
+            continue
+        if session == pid or _is_marked(number, needle) or (parent == reaper and _holds(number, pipes)):
+            found.add(number)
+    grew = True
+    while grew:
+        more = {n for n, (parent, _) in table.items() if parent in found} - found
+        found |= more
+        grew = bool(more)
+    return sorted(number for number in found if number is not None and number not in spare)
+
+
+def _table() -> dict[int, tuple[int, int]]:
+    """Return {pid: (parent, session)} of all processes that are no zombies."""
+    table: dict[int, tuple[int, int]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX":
+            table[int(folder.name)] = (int(fields[1]), int(fields[3]))
+    return table
+
+
+def _is_marked(pid: int, needle: bytes) -> bool:
+    try:
+        return needle in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def _holds(pid: int, pipes: frozenset[str]) -> bool:
+    if not pipes:
+        return False
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(link.readlink()) in pipes:
+                    return True
+    return False
