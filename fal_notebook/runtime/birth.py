@@ -1,0 +1,137 @@
+"""How a process becomes one particular runner: gate, settings, environment, descriptors, threads.
+
+Both a fork of a zygote and a spawned process come through here. Nothing of the user has run before.
+Rules: nothing before the gate; the parent is tied only after the gate, when the host has become the parent;
+at the end no descriptor is open but the runner's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fal_notebook.runtime.process import tie_to_parent
+from fal_notebook.runtime.settings import Descriptors, Settings
+
+__all__ = ["be_born"]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_OWN_THREAD_POOLS = ("numpy", "torch", "scipy", "sklearn")
+
+
+def be_born(fds: Descriptors) -> Settings:
+    """Wait at the gate and turn this process into the runner that the settings describe.
+
+    Does not return when the host is gone. Afterwards descriptors 1 and 2 are the raw pipes, and of `fds` only
+    control, log, app and ctl are open.
+    """
+    if os.read(fds.gate, 1) == b"":
+        os._exit(1)
+    settings = Settings.from_json(_read_all(fds.settings))
+    if sys.platform == "linux":
+        tie_to_parent(signal.SIGKILL, settings.host_pid)
+    os.setsid()
+    _take_descriptors(fds)
+    os.chdir(settings.work)
+    _take_environment(settings)
+    _take_path(settings)
+    _reseed()
+    _restore_threads(settings)
+    return settings
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    while chunk := os.read(fd, 1 << 20):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _take_descriptors(fds: Descriptors) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(fds.out, 1)
+    os.dup2(fds.err, 2)
+    keep = {0, 1, 2, fds.control, fds.log, fds.app, fds.ctl}
+    for name in os.listdir("/dev/fd"):
+        if int(name) not in keep:
+            _close(int(name))
+    for fd in (fds.control, fds.log, fds.app, fds.ctl):
+        os.set_inheritable(fd, False)
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        return  # the listing's own descriptor, closed by now
+
+
+def _take_environment(settings: Settings) -> None:
+    threads = str(_thread_count(settings))
+    path = [settings.runtime_root, settings.site]
+    os.environ.clear()
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, threads))
+    os.environ.update(settings.env)
+    os.environ.update(
+        {
+            "IS_ISOLATE_AGENT": "1",
+            "FAL_RUNNER_STATE": "SETUP",
+            "FAL_RUNNER_ID": settings.runner_id,
+            "FAL_APP_NAME": settings.app,
+            "FAL_REVISION": settings.revision,
+            "FAL_PERSISTENT_DIR": settings.persistent_dir,
+            "PYTHONPATH": os.pathsep.join(folder for folder in path if folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PIP_TARGET": settings.site,
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+            "PIP_ROOT_USER_ACTION": "ignore",
+        }
+    )
+    for name in ("PIP_PREFIX", "PIP_USER"):
+        os.environ.pop(name, None)  # pip refuses them together with a target
+    if not settings.has_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _take_path(settings: Settings) -> None:
+    """Look first in the runtime, then in what `setup()` installs, then in the image."""
+    Path(settings.site).mkdir(parents=True, exist_ok=True)
+    after = sys.path.index(settings.runtime_root) + 1 if settings.runtime_root in sys.path else 0
+    sys.path.insert(after, settings.site)
+    importlib.invalidate_caches()
+
+
+def _reseed() -> None:
+    """Give siblings of one zygote different random numbers."""
+    random.seed()
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if isinstance(numpy_random, ModuleType):
+        numpy_random.seed()  # type: ignore[attr-defined]
+    ssl: Any = sys.modules.get("ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
+
+
+def _thread_count(settings: Settings) -> int:
+    return max(1, min(os.cpu_count() or 1, math.ceil(settings.cpu)))
+
+
+def _restore_threads(settings: Settings) -> None:
+    """Undo the zygote's one thread for each math library, where one is loaded already."""
+    if not any(name in sys.modules for name in _OWN_THREAD_POOLS):
+        return
+    try:
+        import threadpoolctl
+    except ImportError:
+        return  # an image of the user's own making; the libraries then keep one thread
+    threadpoolctl.threadpool_limits(_thread_count(settings))

@@ -1,0 +1,159 @@
+"""The gate and the calls in flight: how many run, which they are, and how one is cancelled.
+
+Rules: everything here happens on the event loop's thread, but for `Calls.listing`; a call holds its slot until its
+work has truly ended, whoever has left meanwhile; calls that pass the gate are looked up by request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+__all__ = ["Call", "Calls", "Message", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_OURS = b"x-fal-nb-"
+
+
+class Call:
+    """One request in the App's hands."""
+
+    __slots__ = (
+        "_send",
+        "attempt",
+        "ended",
+        "endpoint",
+        "has_started_answer",
+        "holds_slot",
+        "is_cancelled",
+        "kind",
+        "path",
+        "preference",
+        "request_id",
+        "scope",
+        "task",
+    )
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.request_id = ""
+        self.kind = "sync"
+        self.attempt = 1
+        self.endpoint: str | None = None
+        self.preference: bytes | None = None
+        self.scope = scope
+        self.path: str = scope["path"]
+        self.task: asyncio.Task[Any] | None = None
+        self.is_cancelled = False
+        self.holds_slot = False
+        self.has_started_answer = False
+        self.ended: list[Callable[[], None]] = []
+        """Called once when the work has ended."""
+        self._send = send
+
+    def read_head(self) -> None:
+        """Take what the gateway says of the call from its headers."""
+        for name, value in self.scope["headers"]:
+            if name[:6] == b"x-fal-":
+                if name == b"x-fal-request-id":
+                    self.request_id = value.decode("latin-1")
+                elif name == b"x-fal-endpoint":
+                    self.endpoint = value.decode("latin-1")
+                elif name == b"x-fal-object-lifecycle-preference":
+                    self.preference = value
+                elif name == b"x-fal-nb-call":
+                    self.kind = value.decode("latin-1")
+                elif name == b"x-fal-nb-attempt" and value.isdigit():
+                    self.attempt = int(value)
+
+    @property
+    def state(self) -> str:
+        """`running` or `cancelling`."""
+        return "cancelling" if self.is_cancelled else "running"
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass a message of the App on, without headers that only the runtime may send."""
+        if message["type"] == "http.response.start":
+            self.has_started_answer = True
+            headers = message.get("headers", ())
+            if any(name[:9].lower() == _OURS for name, _ in headers):
+                headers = [pair for pair in headers if pair[0][:9].lower() != _OURS]
+                message = {**message, "headers": headers}
+        return self._send(message)
+
+    def interrupt(self) -> None:
+        """Cancel the task; a `def` endpoint's thread cannot be interrupted and is waited for."""
+        self.is_cancelled = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Calls:
+    """The gate of `limit` slots and the table of calls that hold one."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.is_draining = False
+        self._calls: dict[str, Call] = {}
+        self.on_cancel: Callable[[Call], bool] = _nobody
+        """Asked first; True: the App's own cancel endpoint sees to it."""
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def admit(self, call: Call) -> bool:
+        """Give the call a slot, unless all are taken, it is running already, or the runner is draining."""
+        calls = self._calls
+        if len(calls) >= self.limit or self.is_draining or call.request_id in calls:
+            return False
+        calls[call.request_id] = call
+        call.holds_slot = True
+        return True
+
+    def end(self, call: Call) -> None:
+        """Give the slot back and tell those who wait for the end."""
+        if call.holds_slot:
+            del self._calls[call.request_id]
+        for tell in call.ended:
+            tell()
+
+    def find(self, request_id: str) -> Call | None:
+        """Return a call in flight."""
+        return self._calls.get(request_id)
+
+    def cancel(self, call: Call) -> None:
+        """Cancel a call once; fal's `<path>/cancel` of the App goes before our own way."""
+        if call.is_cancelled:
+            return
+        call.is_cancelled = True
+        if not self.on_cancel(call):
+            call.interrupt()
+
+    def cancel_by_id(self, request_id: str, tell: Callable[[], None]) -> None:
+        """Cancel a call and tell when its work has ended: at once where there is no such call."""
+        call = self._calls.get(request_id)
+        if call is None:
+            tell()
+            return
+        call.ended.append(tell)
+        self.cancel(call)
+
+    def drain(self) -> None:
+        """Refuse new calls from now on."""
+        self.is_draining = True
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Return what is in flight, from any thread."""
+        calls: Iterable[Call] = list(self._calls.values())
+        return [
+            {"request_id": call.request_id, "attempt": call.attempt, "kind": call.kind, "state": call.state}
+            for call in calls
+        ]
+
+
+def _nobody(call: Call) -> bool:
+    return False

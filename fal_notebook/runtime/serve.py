@@ -1,0 +1,237 @@
+"""The App's HTTP server: a thin ASGI layer with gate and calls table before FastAPI, on uvicorn.
+
+Rules: the layer makes no task and reads no body; a call that finds no slot is answered at the head, so that it can
+be sent again elsewhere; a caller who leaves cancels its call; GET, HEAD and OPTIONS (health, openapi.json, docs) pass
+beside the gate. The server's loop only waits: no tick, no date, no access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import fastapi.routing
+import starlette.responses
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fal_notebook.runtime.calls import Call, Calls, Receive, Scope, Send
+from fal_notebook.runtime.context import enter_call
+from fal_notebook.runtime.slots import SlotThreads
+
+__all__ = ["Front", "Protocol", "Server", "configure", "use_slot_threads"]
+
+_BESIDE_THE_GATE = frozenset({"GET", "HEAD", "OPTIONS"})
+_CALL = "fal_nb.call"
+_BUSY_HEADERS = [(b"content-type", b"application/json"), (b"x-fal-nb-busy", b"1")]
+_BUSY_BODY = b'{"detail":"Runner is busy"}'
+_CANCELLED_BODY = b'{"detail":"Request cancelled"}'
+_KEEP_ALIVE_S = 3600
+
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+class Front:
+    """ASGI application before the App's own."""
+
+    def __init__(
+        self,
+        app: Asgi,
+        calls: Calls,
+        *,
+        cancel_paths: frozenset[str] = frozenset(),
+        on_end: Callable[[str], None] = lambda request_id: None,
+    ) -> None:
+        self.app = app
+        self.calls = calls
+        self.lifespan_error: BaseException | None = None
+        """What the App's lifespan raised, if it did."""
+        self._cancel_paths = cancel_paths
+        self._on_end = on_end
+        self._numbers = itertools.count(1)
+        self._cancelling: set[asyncio.Task[None]] = set()
+        calls.on_cancel = self._ask_app_to_cancel
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._pass_lifespan(scope, receive, send)
+            return
+        call = self._read_head(scope, send)
+        if scope["method"] not in _BESIDE_THE_GATE and not self._is_cancel_of_another(call):
+            if not self.calls.admit(call):
+                await _answer_busy(scope, send)
+                return
+        scope[_CALL] = call
+        await self._run(call, scope, receive)
+
+    def _read_head(self, scope: Scope, send: Send) -> Call:
+        call = Call(scope, send)
+        call.read_head()
+        if not call.request_id:
+            call.request_id = f"local-{next(self._numbers)}"
+        return call
+
+    def _is_cancel_of_another(self, call: Call) -> bool:
+        """Tell whether this is fal's `POST <path>/cancel` for a call in flight."""
+        return call.path.endswith("/cancel") and self.calls.find(call.request_id) is not None
+
+    async def _run(self, call: Call, scope: Scope, receive: Receive) -> None:
+        # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
+        scope["asgi"]["spec_version"] = "2.4"
+        call.task = asyncio.current_task()
+        enter_call(call.request_id, call.endpoint, call.preference, scope["headers"])
+        try:
+            await self.app(scope, receive, call.send)
+        except asyncio.CancelledError:
+            if not call.is_cancelled or call.task is None:
+                raise
+            call.task.uncancel()
+            await _answer_cancelled(call)
+        finally:
+            del scope[_CALL]
+            self.calls.end(call)
+            self._on_end(call.request_id)
+
+    async def _pass_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception as exc:
+            self.lifespan_error = exc
+            raise
+
+    def _ask_app_to_cancel(self, call: Call) -> bool:
+        path = call.path.rstrip("/") + "/cancel"
+        if path not in self._cancel_paths:
+            return False
+        task = asyncio.get_running_loop().create_task(self._post_cancel(call, path))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+        return True
+
+    async def _post_cancel(self, call: Call, path: str) -> None:
+        """Call the App's own cancel endpoint; where it refuses, cancel the call ourselves."""
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        scope = {key: value for key, value in call.scope.items() if key != _CALL}
+        skipped = (b"content-length", b"transfer-encoding", b"content-type")
+        scope |= {
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [pair for pair in call.scope["headers"] if pair[0] not in skipped],
+        }
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            log.exception("the app's cancel endpoint raised")
+        if not statuses or statuses[0] >= 300:
+            call.interrupt()
+
+
+async def _answer_busy(scope: Scope, send: Send) -> None:
+    headers = [*_BUSY_HEADERS, (b"content-length", str(len(_BUSY_BODY)).encode())]
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        headers.append(
+            (b"connection", b"close")
+        )  # its body, never asked for, would be read as the next request
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": _BUSY_BODY})
+
+
+async def _answer_cancelled(call: Call) -> None:
+    """Answer 499 where an answer is still possible; a half-sent one is cut by the server."""
+    if call.has_started_answer:
+        return
+    length = str(len(_CANCELLED_BODY)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    await call.send({"type": "http.response.start", "status": 499, "headers": headers})
+    await call.send({"type": "http.response.body", "body": _CANCELLED_BODY})
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which also tells a call that its caller has left."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the call that this connection was waiting for."""
+        super().connection_lost(exc)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        call = cycle.scope.get(_CALL)
+        if isinstance(call, Call):
+            front: Front = self.config.loaded_app
+            front.calls.cancel(call)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its clock and its signal handlers."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._stop = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the server and tell that it accepts."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._on_started()
+
+    async def main_loop(self) -> None:
+        """Wait until asked to stop."""
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """Stop accepting, finish the calls in flight, then end."""
+        self.should_exit = True
+        self._stop.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the lifecycle."""
+        yield
+
+
+def use_slot_threads(threads: SlotThreads) -> None:
+    """Have generators that an App streams from run on slot threads.
+
+    Starlette would run them in anyio's pool, whose await ends at once when the call is cancelled, while the
+    generator's step goes on: the slot would be free before the work has ended.
+    """
+    for module in (starlette.responses, fastapi.routing):
+        if hasattr(module, "iterate_in_threadpool"):
+            setattr(module, "iterate_in_threadpool", threads.iterate)  # noqa: B010 (mypy knows no such assignment)
+
+
+def configure(front: Front) -> uvicorn.Config:
+    """Return the server's settings."""
+    return uvicorn.Config(
+        front,
+        interface="asgi3",
+        http=Protocol,
+        ws="none",
+        loop="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
