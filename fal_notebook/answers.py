@@ -59,7 +59,7 @@ def _bad_key(profile: Profile, address: str) -> AuthError:
             fix="Another data folder's key? Check FAL_NB_HOME.",
             code="auth.invalid",
         )
-    key = profile.key()
+    key = profile.key
     if key is None:
         return AuthError(
             f"The backend at {address} wants a key.", fix="Set FAL_KEY to a key of that backend."

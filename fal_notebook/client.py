@@ -56,7 +56,7 @@ class AsyncClient:
     def __init__(self, profile: Profile, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.profile = profile
         self.address = profile.url or str(profile.places.api_socket)
-        key = profile.key()
+        key = profile.key
         headers = {"authorization": key.authorization()} if key else {}
         if transport is None and profile.is_embedded:
             transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket))
@@ -190,6 +190,10 @@ class AsyncClient:
         """Yield log lines of an app or a runner (params: app, runner, request, limit)."""
         async for line in self._lines("/api/v1/logs", params, follow=follow, after=after):
             yield line
+
+    async def read_logs(self, params: dict[str, str]) -> list[LogLine]:
+        """Return the log lines that there are now."""
+        return [line async for line in self.logs(params, follow=False)]
 
     async def build_log(self, image_hash: str, *, follow: bool, after: int = 0) -> AsyncIterator[LogLine]:
         """Yield the lines of an image's build."""
@@ -326,6 +330,7 @@ class Client:
     machines = _synced(AsyncClient.machines)
     close_session = _synced(AsyncClient.close_session)
     call = _synced(AsyncClient.call)
+    read_logs = _synced(AsyncClient.read_logs)
     close = _synced(AsyncClient.close)
 
     def feed(self) -> Feed[Event | LogLine]:

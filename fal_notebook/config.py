@@ -51,6 +51,7 @@ class Profile:
         """True for the backend of this home on this machine, which may be started on demand."""
         return self.url is None
 
+    @property
     def key(self) -> Key | None:
         """Return the key for this backend, None when there is none yet."""
         return stored_key(self.places) if self.is_embedded else self.given_key

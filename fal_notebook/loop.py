@@ -40,11 +40,15 @@ class Loop:
         """Run the coroutine to its end; an interrupt cancels it and is raised on."""
         future = self.start(work)
         try:
-            while not futures.wait([future], timeout=GLANCE_S).done:
-                pass
-            return future.result()
+            return self.wait(future)
         finally:
             future.cancel()
+
+    def wait(self, future: futures.Future[T]) -> T:
+        """Wait for what was started; an interrupt is raised on and leaves it running."""
+        while not futures.wait([future], timeout=GLANCE_S).done:
+            pass
+        return future.result()
 
 
 _shared: list[Loop] = []

@@ -63,7 +63,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("machines list", "List machine types", "machines"),
     Entry("serve", "Start the backend of this machine", "server", _TERMINAL),
     Entry("lab", "Open JupyterLab with the fal panel", "server", _TERMINAL),
-    Entry("doctor", "Check this installation, with a fix for each fault", "server"),
+    Entry("doctor", "Check this installation, with a fix for each fault", "doctor"),
     Entry("version", "Print the version", "server"),
 )
 

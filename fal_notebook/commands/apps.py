@@ -1,0 +1,50 @@
+"""`apps`: the apps of an account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fal_notebook.commands.context import Context
+from fal_notebook.commands.registry import Command, flag, nearest, value
+from fal_notebook.commands.results import AppDeleted, AppsListed
+from fal_notebook.errors import NotFoundError
+
+__all__ = ["COMMANDS", "DeleteArguments", "ListArguments"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListArguments:
+    """Arguments of `apps list`."""
+
+    temporary: bool = flag("List temporary apps too", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteArguments:
+    """Arguments of `apps delete`."""
+
+    app: str = value("Name of the app")
+
+
+def list_apps(args: ListArguments, ctx: Context) -> AppsListed:
+    """List deployed apps."""
+    return AppsListed(tuple(ctx.connect().apps(ephemeral=args.temporary)))
+
+
+def delete(args: DeleteArguments, ctx: Context) -> AppDeleted:
+    """Delete an app. Raises: NotFoundError with the nearest names."""
+    client = ctx.connect()
+    name = args.app.rpartition("/")[2]
+    try:
+        return AppDeleted(name, client.delete_app(name))
+    except NotFoundError as error:
+        names = [app.alias for app in client.apps()]
+        like = nearest(name, names)
+        fix = f"Did you mean `{like[0]}`?" if like else f"Apps: {', '.join(names) or 'none'}."
+        raise NotFoundError(f"There is no app `{name}`.", fix=fix) from error
+
+
+COMMANDS: dict[str, Command] = {
+    "apps list": Command(ListArguments, list_apps),
+    "apps delete": Command(DeleteArguments, delete),
+}

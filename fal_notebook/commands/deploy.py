@@ -1,0 +1,168 @@
+"""`run`, `stop`, `deploy`: an App under a temporary URL, its end, and an App under a URL that stays."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.registry import Command, flag, value
+from fal_notebook.commands.results import Checked, Shipped, Stopped
+from fal_notebook.commands.ship import Order, ship
+from fal_notebook.errors import NotFoundError, UsageError
+from fal_notebook.wire import DEV_SUFFIX, AuthMode, Strategy
+
+__all__ = ["COMMANDS", "AppArguments", "DeployArguments", "RunArguments", "StopArguments", "run_target"]
+
+_DEV = re.compile(DEV_SUFFIX)
+_REF = "An App: `Class` in the notebook; `path.py`, `path.py::Class` anywhere"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShipArguments:
+    app_name: str | None = flag("Name in the URL; wins over the code", metavar="NAME")
+    machine_type: str | None = flag("Machine type, or several in order of preference: XS,S", metavar="TYPE")
+    auth: AuthMode | None = flag("Who may call it: private (your key) or public (anyone)")
+    no_cache: bool = flag("Build the image anew", default=False)
+    allow_large: bool = flag("Send captured values over 100 MB", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppArguments(_ShipArguments):
+    """Flags of the cell magic."""
+
+    dry: bool = flag("Check only; send nothing", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(_ShipArguments):
+    """Arguments of `run`."""
+
+    ref: str = value(_REF)
+    wait: bool = flag("Stay until interrupted, then stop it (always so in a terminal)", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopArguments:
+    """Arguments of `stop`."""
+
+    app: str = value("Class or name of a temporary app")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployArguments(_ShipArguments):
+    """Arguments of `deploy`."""
+
+    ref: str = value(_REF)
+    strategy: Strategy = flag(
+        "rolling: the new revision is ready before it takes over; recreate: it takes over at once",
+        default=Strategy.ROLLING,
+    )
+    message: str | None = flag("A note kept with the revision", metavar="TEXT")
+    force: bool = flag("Make a revision though nothing changed", default=False)
+    env: str = flag("Environment; this release has `main` only", default="main", metavar="NAME")
+
+
+def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) -> Shipped | Checked:
+    """Run one App as a temporary app and return when it is ready. Raises: FalError when it is not."""
+    in_code = getattr(target.cls, "app_auth", None)
+    if in_code in (AuthMode.PRIVATE, "private") and args.auth is None:
+        ctx.say(
+            f'`app_auth = "private"` in {target.cls.__name__} is not used by a temporary run: anyone who has the URL '
+            "may call it. Use `--auth private` to ask for your key."
+        )
+    order = Order(
+        target=target,
+        kind="run",
+        app_name=args.app_name,
+        auth=_auth(args.auth) or AuthMode.PUBLIC,
+        machine_type=args.machine_type,
+        no_cache=args.no_cache,
+        allow_large=args.allow_large,
+        dry=isinstance(args, AppArguments) and args.dry,
+    )
+    return ship(order, ctx)
+
+
+def run(args: RunArguments, ctx: Context) -> Shipped | Checked | Stopped:
+    """Run an App under a temporary URL; with `--wait` until the person interrupts."""
+    shipped = run_target(ctx.find_app(args.ref), args, ctx)
+    if not args.wait or isinstance(shipped, Checked):
+        return shipped
+    alias = shipped.deployment.app_name
+    ctx.ready(shipped)
+    try:
+        ctx.hold()
+    except KeyboardInterrupt:
+        # The person asked for its end; a second interrupt during the end is a real one.
+        ctx.say(f"Stopping {alias}")
+    _end(alias, ctx)
+    return Stopped(alias)
+
+
+def stop(args: StopArguments, ctx: Context) -> Stopped:
+    """Stop a temporary app. Raises: NotFoundError, UsageError when several fit."""
+    alias = _temporary(args.app, ctx)
+    ctx.connect().delete_app(alias)
+    return Stopped(alias)
+
+
+def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
+    """Deploy an App and return when the new revision serves. Raises: FalError when it does not."""
+    if args.env != "main":
+        raise UsageError(
+            f"There is no environment `{args.env}`.", fix="Leave out --env: this release has `main` only."
+        )
+    order = Order(
+        target=ctx.find_app(args.ref),
+        kind="deploy",
+        app_name=args.app_name,
+        auth=_auth(args.auth),
+        machine_type=args.machine_type,
+        no_cache=args.no_cache,
+        allow_large=args.allow_large,
+        strategy=args.strategy,
+        message=args.message,
+        force=args.force,
+    )
+    return ship(order, ctx)
+
+
+def _auth(auth: AuthMode | None) -> AuthMode | None:
+    if auth is AuthMode.SHARED:
+        raise UsageError("`--auth shared` is not built in this release.", fix="Use private or public.")
+    return auth
+
+
+def _end(alias: str, ctx: Context) -> None:
+    try:
+        ctx.connect().delete_app(alias)
+    except NotFoundError:
+        return
+
+
+def _temporary(name: str, ctx: Context) -> str:
+    """Return the alias of the temporary app that the name means: a class, an app's name or an alias."""
+    listed = [app.alias for app in ctx.connect().apps(ephemeral=True) if app.ephemeral]
+    remembered = ctx.aliases.get(name)
+    if remembered in listed:
+        return remembered
+    suffix = ctx.dev_suffix(name)
+    fitting = [alias for alias in listed if alias == name or _DEV.sub("", alias) == name]
+    if suffix is not None and not fitting:
+        fitting = [alias for alias in listed if alias.endswith(f"-dev-{suffix}")]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(
+            f"Several temporary apps are called `{name}`.", fix=f"Name one: {', '.join(fitting)}."
+        )
+    running = f"Running: {', '.join(listed)}." if listed else "No temporary app is running."
+    raise NotFoundError(f"There is no temporary app `{name}`.", fix=running)
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(RunArguments, run),
+    "stop": Command(StopArguments, stop),
+    "deploy": Command(DeployArguments, deploy),
+}

@@ -1,0 +1,97 @@
+"""`logs`: what runners wrote, now or as it comes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from fal_notebook.commands.context import Context
+from fal_notebook.commands.registry import Command, flag, value
+from fal_notebook.commands.results import LinesShown
+from fal_notebook.errors import UsageError
+from fal_notebook.wire import LogLine
+
+__all__ = ["COMMANDS", "LogsArguments"]
+
+TICK_S = 0.5
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsArguments:
+    """Arguments of `logs`."""
+
+    app: str | None = value("Name of the app, or a class run in this notebook", default=None)
+    runner: str | None = flag("Only lines of this runner", metavar="ID")
+    request: str | None = flag("Only lines of this request", metavar="ID")
+    follow: bool = flag("Go on as lines come, until interrupted", default=False, short="-f")
+    lines: int = flag("Newest lines at first", default=100, metavar="COUNT", short="-n")
+    search: str | None = flag("Only lines with this text", metavar="TEXT")
+    since: str | None = flag("Only newer lines: 90s, 10m, 2h, 1d, or an ISO time", metavar="TIME")
+
+
+def logs(args: LogsArguments, ctx: Context) -> LinesShown:
+    """Show log lines; with `--follow` each is shown as it comes, until the person interrupts."""
+    if args.app is None and args.runner is None:
+        raise UsageError("Which logs?", fix="Name an app, or a runner by --runner.")
+    params = _params(args, ctx)
+    since = _since(args.since)
+    client = ctx.connect()
+    found = [line for line in client.read_logs(params) if _fits(line, args, since)]
+    shown = found[-args.lines :] if args.lines > 0 else []
+    if not args.follow:
+        return LinesShown(tuple(shown))
+    for line in shown:
+        ctx.emit(line)
+    count = len(shown)
+    with client.feed() as feed:
+        after = found[-1].offset if found else 0
+        feed.follow("logs", client.core.logs(params, follow=True, after=after))
+        try:
+            while feed.follows("logs"):
+                item = feed.take(TICK_S)
+                if isinstance(item, LogLine) and _fits(item, args, since):
+                    ctx.emit(item)
+                    count += 1
+        except KeyboardInterrupt:
+            # The only way out of following, and the wanted one.
+            return LinesShown((), streamed=count)
+    return LinesShown((), streamed=count)
+
+
+def _params(args: LogsArguments, ctx: Context) -> dict[str, str]:
+    params: dict[str, str] = {}
+    if args.runner is not None:
+        params["runner"] = args.runner
+    elif args.app is not None:
+        params["app"] = ctx.aliases.get(args.app) or args.app.rpartition("/")[2]
+    if args.request is not None:
+        params["request"] = args.request
+    if args.search is None and args.since is None:
+        params["limit"] = str(max(args.lines, 1))
+    return params
+
+
+def _fits(line: LogLine, args: LogsArguments, since: datetime | None) -> bool:
+    if since is not None and line.at < since:
+        return False
+    return args.search is None or args.search in line.text
+
+
+def _since(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    span = re.fullmatch(r"(\d+)([smhd])", text.strip())
+    if span:
+        return datetime.now(UTC) - timedelta(seconds=int(span[1]) * _UNITS[span[2]])
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UsageError(
+            f"--since is not a time: {text!r}.", fix="Write 90s, 10m, 2h, 1d, or an ISO time."
+        ) from error
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+COMMANDS: dict[str, Command] = {"logs": Command(LogsArguments, logs)}

@@ -1,0 +1,150 @@
+"""`serve`, `lab`, `version`: the backend of this machine, JupyterLab, and what is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fal_notebook.commands.context import Context
+from fal_notebook.commands.registry import Command, flag, value
+from fal_notebook.commands.results import Served, Versions
+from fal_notebook.config import Profile
+from fal_notebook.embedded import find_backend, start_backend, wait_backend
+from fal_notebook.errors import UsageError
+from fal_notebook.places import Places, process_start_time
+
+__all__ = ["COMMANDS", "LabArguments", "ServeArguments"]
+
+STOP_S = 30.0
+_PACKAGES = ("pydantic", "fastapi", "cloudpickle", "httpx", "uvicorn", "ipython", "jupyterlab", "uv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArguments:
+    """Arguments of `serve`."""
+
+    host: str | None = flag("Address to listen on (127.0.0.1)", metavar="ADDRESS")
+    port: int | None = flag("Port; without it 8780, or the next free one", metavar="PORT")
+    home: str | None = flag("Data folder (FAL_NB_HOME)", metavar="FOLDER")
+    background: bool = flag("Return once it answers; it goes on", default=False)
+    allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabArguments:
+    """Arguments of `lab`."""
+
+    notebook: str | None = value("Notebook or folder to open", default=None)
+    port: int | None = flag("Port of JupyterLab", metavar="PORT")
+    no_browser: bool = flag("Do not open a browser", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionArguments:
+    """`version` takes no arguments."""
+
+
+def serve(args: ServeArguments, ctx: Context) -> Served:
+    """Start the backend; in the foreground until Ctrl-C or SIGTERM, with `--background` until it answers."""
+    places = Places(Path(args.home).expanduser().absolute()) if args.home else ctx.profile.places
+    found = find_backend(places)
+    if found is not None:
+        return _served(places, found, ctx, was_running=True)
+    flags = ["--host", args.host] if args.host else []
+    if args.port is not None:
+        flags += ["--port", str(args.port), "--port-strict"]
+    for origin in args.allow_origin:
+        flags += ["--allow-origin", origin]
+    child = start_backend(places, flags)
+    served = _served(places, wait_backend(places, child), ctx, was_running=False)
+    if args.background:
+        return served
+    ctx.served(served)
+    _until_stopped(served.pid, ctx)
+    return served
+
+
+def lab(args: LabArguments, ctx: Context) -> Served:
+    """Become JupyterLab; does not return. Raises: UsageError when it is not installed."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise UsageError("JupyterLab is not installed.", fix="Run `pip install 'fal-notebook[lab]'`.")
+    command = [sys.executable, "-m", "jupyterlab"]
+    if os.geteuid() == 0:
+        ctx.say("Running as root: JupyterLab is started with --allow-root.")
+        command.append("--allow-root")
+    if args.port is not None:
+        command += ["--port", str(args.port)]
+    if args.no_browser:
+        command.append("--no-browser")
+    if args.notebook is not None:
+        command.append(args.notebook)
+    os.execv(sys.executable, command)
+
+
+def version(args: VersionArguments, ctx: Context) -> Versions:
+    """Return the versions of this package and of what it stands on."""
+    found = {name: _version(name) for name in _PACKAGES}
+    installed = {name: text for name, text in found.items() if text}
+    return Versions(_version("fal-notebook") or "not installed", platform.python_version(), installed)
+
+
+def _served(places: Places, record: dict[str, Any], ctx: Context, *, was_running: bool) -> Served:
+    backend_pid = record.get("backend_pid")
+    return Served(
+        url=str(record["url"]).rstrip("/"),
+        home=str(places.home),
+        pid=int(record["pid"]),
+        backend_pid=int(backend_pid) if backend_pid else None,
+        key_file=str(places.local_key),
+        machines=tuple(ctx.machines(Profile(places))),
+        was_running=was_running,
+    )
+
+
+def _until_stopped(pid: int, ctx: Context) -> None:
+    """Wait for the supervisor's end; Ctrl-C and SIGTERM are passed on as an orderly end."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    born = process_start_time(pid)
+    try:
+        while process_start_time(pid) == born:
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        # What a person does to end it.
+        ctx.say("Stopping")
+        _terminate(pid, born)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(pid: int, born: int) -> None:
+    deadline = time.monotonic() + STOP_S
+    if process_start_time(pid) == born:
+        os.kill(pid, signal.SIGTERM)
+    while process_start_time(pid) == born and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+COMMANDS: dict[str, Command] = {
+    "serve": Command(ServeArguments, serve),
+    "lab": Command(LabArguments, lab),
+    "version": Command(VersionArguments, version),
+}

@@ -1,0 +1,211 @@
+"""From an App class to a deployment: check, freeze, send; shared by `run`, `deploy` and `%%fal_app`.
+
+Rules: every mistake that can be known here is told before anything is sent; an interrupt before that
+leaves nothing; each step is reported, so that a card can show it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Any
+
+from fal_notebook import bundle, lint, schema
+from fal_notebook.app import check_built
+from fal_notebook.client import Client
+from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.follow import Follower
+from fal_notebook.commands.reference import as_main
+from fal_notebook.commands.registry import nearest
+from fal_notebook.commands.results import Checked, Progress, Shipped, Stage
+from fal_notebook.errors import FalError, MachineError, NotFoundError, Where
+from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
+
+__all__ = ["Order", "ship"]
+
+UNDO_S = 10.0
+"""Longest wait, after an interrupt, for the answer that says what is to be cancelled."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to ship and how."""
+
+    target: Target
+    kind: str
+    """run (temporary) or deploy."""
+    app_name: str | None = None
+    auth: AuthMode | None = None
+    machine_type: str | None = None
+    no_cache: bool = False
+    allow_large: bool = False
+    dry: bool = False
+    strategy: Strategy = Strategy.ROLLING
+    message: str | None = None
+    force: bool = False
+
+
+def ship(order: Order, ctx: Context) -> Shipped | Checked:
+    """Check the class, send it and wait until it is ready; reports each step to `ctx.report`.
+
+    An interrupt cancels a temporary app and leaves a deployment running.
+    Raises: FalError, after the card was told.
+    """
+    return _Shipment(order, ctx).go()
+
+
+class _Shipment:
+    def __init__(self, order: Order, ctx: Context) -> None:
+        self.order = order
+        self.ctx = ctx
+        cls = order.target.cls
+        title = order.app_name or getattr(cls, "app_name", None) or cls.__name__
+        self.progress = Progress(title=str(title), kind=order.kind)
+        self.warnings: list[ErrorBody] = []
+
+    def go(self) -> Shipped | Checked:
+        try:
+            with as_main(self.order.target.module):
+                frozen, spec = self._check()
+            if self.order.dry:
+                self._show(stage=Stage.CHECKED)
+                return Checked(spec, frozen.manifest, tuple(self.warnings))
+            client = self.ctx.connect()
+            self._check_machines(client, spec)
+            deployment = self._send(client, frozen, spec)
+        except FalError as error:
+            self._fail(error)
+            raise
+        follower = Follower(client, self.ctx, self.progress, deployment)
+        final, progress = follower.until_final()
+        self.ctx.aliases[self.order.target.cls.__name__] = final.app_name
+        return Shipped(final, progress, tuple(warning.message for warning in self.warnings))
+
+    def _check(self) -> tuple[bundle.Frozen, AppSpec]:
+        started = time.monotonic()
+        self._show()
+        target = self.order.target
+        spec = schema.describe(target.cls, source=target.source)
+        if self.order.machine_type:
+            wanted = [name.strip() for name in self.order.machine_type.split(",") if name.strip()]
+            spec = spec.model_copy(update={"machine_types": wanted})
+        self._show(title=self.order.app_name or spec.app_name, spec=spec)
+        check_built(target.cls, provenance=target.provenance)
+        self._lint(spec)
+        frozen = bundle.freeze(target.cls, provenance=target.provenance, allow_large=self.order.allow_large)
+        self._show(manifest=frozen.manifest, check_s=time.monotonic() - started)
+        return frozen, spec
+
+    def _lint(self, spec: AppSpec) -> None:
+        findings = lint.lint(self.order.target.cls, spec, provenance=self.order.target.provenance)
+        errors = [finding.error for finding in findings if finding.severity == "error"]
+        for finding in findings:
+            if finding.severity == "warn":
+                self.warnings.append(ErrorBody.model_validate(finding.error.to_dict()))
+            if finding.severity != "error":
+                self.ctx.say(str(finding.error))
+        if errors:
+            raise _joined(errors)
+
+    def _check_machines(self, client: Client, spec: AppSpec) -> None:
+        machines = {machine.name: machine for machine in client.machines()}
+        unknown = [name for name in spec.machine_types if name not in machines]
+        here = [name for name, machine in machines.items() if machine.available]
+        where = self._where("machine_type")
+        if unknown:
+            like = nearest(unknown[0], list(machines))
+            fix = f"Did you mean `{like[0]}`? " if like else ""
+            raise MachineError(
+                f"There is no machine type `{unknown[0]}`.",
+                fix=f"{fix}Available: {', '.join(here)}.",
+                where=where,
+            )
+        if not any(machines[name].available for name in spec.machine_types):
+            raise MachineError(
+                f"No node has the machine type `{spec.machine_types[0]}`.",
+                fix=f"Available: {', '.join(here)}.",
+                where=where,
+                code="machine.unavailable",
+            )
+
+    def _where(self, name: str) -> Where:
+        cell = self.order.target.cell
+        if cell is None:
+            return Where(name=name)
+        return Where(cell=cell.execution_count, cell_id=cell.cell_id, line=self._line_of(name), name=name)
+
+    def _line_of(self, name: str) -> int | None:
+        cell, source = self.order.target.cell, self.order.target.source
+        if cell is None or cell.line is None or source is None:
+            return None
+        for offset, text in enumerate(source.splitlines()):
+            if text.strip().startswith(name):
+                return cell.line + offset
+        return cell.line
+
+    def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment:
+        client.upload_all([frozen.payload, *frozen.buffers])
+        self._show(instance=client.instance().instance_id)
+        request = self._request(client, frozen, spec)
+        try:
+            return self._post(client, request)
+        except NotFoundError as error:
+            if not error.code.startswith("session"):
+                raise
+            client.forget_session()
+            return self._post(client, self._request(client, frozen, spec))
+
+    def _post(self, client: Client, request: DeployRequest) -> Deployment:
+        act = client.loop.start(client.core.deploy(request))
+        try:
+            return client.loop.wait(act)
+        except KeyboardInterrupt:
+            # It may have been accepted already; a temporary app must leave nothing.
+            if request.ephemeral:
+                _undo(client, act)
+            raise
+
+    def _request(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> DeployRequest:
+        order = self.order
+        is_run = order.kind == "run"
+        return DeployRequest(
+            spec=spec,
+            manifest=frozen.manifest,
+            app_name=order.app_name,
+            auth=order.auth,
+            strategy=order.strategy,
+            ephemeral=is_run,
+            session_id=client.session(self.ctx.session) if is_run else None,
+            dev_suffix=self.ctx.dev_suffix(order.target.cls.__name__) if is_run else None,
+            no_cache=order.no_cache,
+            force=order.force,
+            message=order.message,
+            notebook=self.ctx.notebook,
+        )
+
+    def _show(self, **changes: Any) -> None:
+        self.progress = self.progress.with_(**changes)
+        self.ctx.report(self.progress)
+
+    def _fail(self, error: FalError) -> None:
+        bodies = [ErrorBody.model_validate(error.to_dict())]
+        bodies += [ErrorBody.model_validate(other) for other in error.details.get("also", [])]
+        self._show(stage=Stage.NEEDS_FIX, problems=tuple(bodies))
+
+
+def _joined(errors: Sequence[FalError]) -> FalError:
+    """Return the first error, which carries the others as facts."""
+    first = errors[0]
+    if len(errors) > 1:
+        first.details = first.details | {"also": [other.to_dict() for other in errors[1:]]}
+    return first
+
+
+def _undo(client: Client, act: futures.Future[Deployment]) -> None:
+    try:
+        deployment = act.result(timeout=UNDO_S)
+    except (FalError, futures.CancelledError, TimeoutError):
+        return
+    client.cancel_deployment(deployment.deployment_id)

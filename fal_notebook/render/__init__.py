@@ -1,0 +1,153 @@
+"""Results as text, HTML, JSON and notebook data; nothing else formats output. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fal_notebook.commands.results import (
+    AppDeleted,
+    AppsListed,
+    Checked,
+    Diagnosed,
+    LinesShown,
+    MachinesListed,
+    Progress,
+    Result,
+    RunnersListed,
+    RunnerStopped,
+    Served,
+    Shipped,
+    Stage,
+    Stopped,
+    Versions,
+)
+from fal_notebook.render import html as _html
+from fal_notebook.render import text as _text
+from fal_notebook.render.document import document, error_document
+from fal_notebook.render.tables import rows_of
+from fal_notebook.render.words import size
+from fal_notebook.wire import MIME_TYPE
+
+__all__ = [
+    "bundle",
+    "card_bundle",
+    "document",
+    "error_document",
+    "error_text",
+    "html",
+    "log_line",
+    "status_line",
+    "text",
+]
+
+log_line = _text.log_line
+status_line = _text.status_line
+error_text = _text.error
+
+
+def text(result: Result) -> str:
+    """Return a result for a terminal."""
+    match result:
+        case Shipped():
+            return _text.card(result.progress)
+        case Checked():
+            return _checked(result)
+        case Stopped():
+            return f"Stopped {result.app}; its URL is gone."
+        case AppDeleted():
+            return f"Deleted {result.app}; its URL is gone."
+        case RunnerStopped():
+            return f"Stopping {result.runner_id}; it finishes its calls first."
+        case LinesShown():
+            return "\n".join(map(_text.log_line, result.lines)) or (
+                "" if result.streamed else "No lines yet."
+            )
+        case Served():
+            return _served(result)
+        case Versions():
+            named = "\n".join(f"{name} {found}" for name, found in result.packages.items())
+            return f"fal-notebook {result.version}\nPython {result.python}\n{named}"
+        case AppsListed() | RunnersListed() | MachinesListed() | Diagnosed():
+            head, rows, empty = rows_of(result)
+            return _text.table(head, rows) if rows else empty
+
+
+def html(result: Result) -> str:
+    """Return a result as static HTML."""
+    match result:
+        case Shipped():
+            return _html.card(result.progress)
+        case AppsListed() | RunnersListed() | MachinesListed() | Diagnosed():
+            head, rows, empty = rows_of(result)
+            return _html.table(head, rows) if rows else _html.pre(empty)
+        case _:
+            return _html.pre(text(result))
+
+
+def bundle(result: Result) -> dict[str, Any]:
+    """Return a result for a notebook's output."""
+    return {"text/plain": text(result), "text/html": html(result)}
+
+
+def card_bundle(progress: Progress, saved_at: datetime | None = None) -> dict[str, Any]:
+    """Return a card for a notebook's output: our own type first, then HTML, then text.
+
+    Our own type holds neither URL nor key; its front end finds the backend by the instance's id.
+    """
+    return {
+        MIME_TYPE: _card_data(progress, saved_at),
+        "text/html": _html.card(progress),
+        "text/plain": _text.card(progress),
+    }
+
+
+def _card_data(progress: Progress, saved_at: datetime | None) -> dict[str, Any]:
+    spec, manifest, deployment = progress.spec, progress.manifest, progress.deployment
+    return {
+        "v": 1,
+        "kind": progress.kind,
+        "instance": progress.instance,
+        "app": deployment.app_name if deployment else None,
+        "revision": deployment.revision if deployment else None,
+        "title": progress.title,
+        "schema": spec.openapi if spec else "{}",
+        "stage": str(_STAGES.get(progress.stage, progress.stage)),
+        "problem": progress.problems[0].model_dump(mode="json") if progress.problems else None,
+        "facts": {
+            "endpoints": [endpoint.model_dump(mode="json") for endpoint in spec.endpoints] if spec else [],
+            "machine": ", ".join(spec.machine_types) if spec else "",
+            "requirements": [line for layer in spec.requirements for line in layer] if spec else [],
+            "captures": [c.model_dump(mode="json", exclude={"digest"}) for c in manifest.captures]
+            if manifest
+            else [],
+        },
+        "saved_at": (saved_at or datetime.now(UTC)).isoformat(timespec="seconds"),
+    }
+
+
+_STAGES = {Stage.CHECKED: "checking", Stage.STOPPED: "sent"}
+"""Stages that the saved data does not tell apart."""
+
+
+def _checked(result: Checked) -> str:
+    manifest = result.manifest
+    total = manifest.payload_bytes
+    sent = ", ".join(f"{c.name} {size(c.size_bytes)}" for c in manifest.captures)
+    lines = [
+        f"{result.spec.app_name}: checked; nothing was sent.",
+        f"Bundle: {size(total)}" + (f"; captured: {sent}" if sent else ""),
+    ]
+    return "\n".join([*lines, *(warning.message for warning in result.warnings)])
+
+
+def _served(result: Served) -> str:
+    cpu = [machine.name for machine in result.machines if not machine.gpus]
+    gpu = [machine.name for machine in result.machines if machine.gpus and machine.available]
+    lines = [
+        f"{'Already serving' if result.was_running else 'Serving'} at {result.url} (process {result.pid})",
+        f"Key: {result.key_file} (only your user can read it)",
+        f"Data: {result.home}",
+        f"Runners: local, machines {' '.join(cpu)} (CPU), GPUs: {' '.join(gpu) or 'none found'}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Results as one JSON document each, the shapes that programs rely on; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+
+from fal_notebook.commands.results import (
+    AppDeleted,
+    AppsListed,
+    Checked,
+    Diagnosed,
+    LinesShown,
+    MachinesListed,
+    Result,
+    RunnersListed,
+    RunnerStopped,
+    Served,
+    Shipped,
+    Stopped,
+    Versions,
+)
+from fal_notebook.errors import FalError
+from fal_notebook.wire import ErrorBody
+
+__all__ = ["document", "error_document"]
+
+
+def document(result: Result) -> dict[str, Any]:
+    """Return a result as a JSON-compatible object."""
+    return _SHAPES[type(result)](result)
+
+
+def error_document(caught: FalError) -> dict[str, Any]:
+    """Return an error as the one document of a command that failed."""
+    return {"error": _listed([ErrorBody.model_validate(caught.to_dict())])[0]}
+
+
+def _listed(models: Sequence[BaseModel]) -> list[dict[str, Any]]:
+    return [model.model_dump(mode="json") for model in models]
+
+
+def _shipped(result: Shipped) -> dict[str, Any]:
+    deployment = result.deployment
+    image = deployment.image
+    found: dict[str, Any] = {
+        "revision": deployment.revision,
+        "app_name": deployment.app_name,
+        "status": str(deployment.state),
+        "changed": deployment.changed,
+        "endpoint_id": deployment.endpoint_id,
+        "environment": deployment.environment,
+        "urls": deployment.urls.model_dump(),
+        "image": {"hash": image.hash, "cached": image.cached} if image else None,
+    }
+    if deployment.ephemeral:
+        found["ephemeral"] = True
+    if result.warnings:
+        found["warnings"] = list(result.warnings)
+    return found
+
+
+def _checked(result: Checked) -> dict[str, Any]:
+    return {
+        "app_name": result.spec.app_name,
+        "spec": result.spec.model_dump(mode="json"),
+        "bundle": result.manifest.model_dump(mode="json", exclude={"source", "sources"}),
+        "warnings": _listed(result.warnings),
+    }
+
+
+def _served(result: Served) -> dict[str, Any]:
+    return {
+        "url": result.url,
+        "tls_url": result.tls_url,
+        "home": result.home,
+        "pid": result.pid,
+        "backend_pid": result.backend_pid,
+    }
+
+
+_SHAPES: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Shipped: _shipped,
+    Checked: _checked,
+    Served: _served,
+    AppsListed: lambda result: {"apps": _listed(result.apps)},
+    RunnersListed: lambda result: {"runners": _listed(result.runners)},
+    MachinesListed: lambda result: {"machines": _listed(result.machines)},
+    LinesShown: lambda result: {"logs": _listed(result.lines)},
+    Stopped: lambda result: {"app": result.app, "stopped": True},
+    AppDeleted: lambda result: {"app": result.app, "revision": result.revision, "deleted": True},
+    RunnerStopped: lambda result: {"runner_id": result.runner_id, "stopping": True},
+    Diagnosed: lambda result: {
+        "healthy": result.is_healthy,
+        "checks": [asdict(check) for check in result.checks],
+    },
+    Versions: asdict,
+}

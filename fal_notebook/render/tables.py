@@ -1,0 +1,78 @@
+"""Lists as rows of text, the same for terminal and notebook; pure."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from fal_notebook.commands.results import AppsListed, Check, Diagnosed, MachinesListed, RunnersListed
+from fal_notebook.render.words import age, app_state, runner_state, seconds
+from fal_notebook.wire import AppSummary, MachineType, RunnerInfo, RunnerState
+
+__all__ = ["Listed", "rows_of"]
+
+Listed: TypeAlias = AppsListed | RunnersListed | MachinesListed | Diagnosed
+
+_APPS = ("App", "State", "Auth", "Revision", "Runners", "Machine", "Deployed", "URL")
+_RUNNERS = ("Runner", "App", "State", "Machine", "Calls", "Up", "Pid", "Why")
+_MACHINES = ("Machine", "CPU", "Memory", "GPU", "Here")
+_CHECKS = ("Check", "Result", "Found", "Fix")
+
+
+def rows_of(result: Listed) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """Return head, rows, and what to say when there are none."""
+    match result:
+        case AppsListed():
+            return (
+                _APPS,
+                [_app(app) for app in result.apps],
+                "No apps yet. Put `%%fal_app` above an `App` class in a cell, or `deploy` a file.",
+            )
+        case RunnersListed():
+            return (
+                _RUNNERS,
+                [_runner(runner) for runner in result.runners],
+                "No runners. The next request starts one.",
+            )
+        case MachinesListed():
+            return _MACHINES, [_machine(machine) for machine in result.machines], "No machine types."
+        case Diagnosed():
+            return _CHECKS, [_check(check) for check in result.checks], ""
+
+
+def _app(app: AppSummary) -> tuple[str, ...]:
+    state = app_state(app.state) + (f" ({app.state_reason})" if app.state_reason else "")
+    return (
+        app.alias,
+        state,
+        str(app.auth_mode),
+        app.revision or "none",
+        str(app.active_runners),
+        ",".join(app.machine_types),
+        age(app.deployed_at),
+        app.urls.run,
+    )
+
+
+def _runner(runner: RunnerInfo) -> tuple[str, ...]:
+    why = runner.reason or runner.start_reason or ""
+    ended = runner.state is RunnerState.TERMINATED
+    return (
+        runner.runner_id,
+        runner.alias,
+        runner_state(runner.state),
+        runner.machine_type,
+        str(runner.in_flight_requests),
+        "" if ended else seconds(runner.uptime_seconds),
+        "" if ended or runner.pid is None else str(runner.pid),
+        why,
+    )
+
+
+def _machine(machine: MachineType) -> tuple[str, ...]:
+    memory = f"{machine.memory_mb / 1024:g} GB" if machine.memory_mb >= 1024 else f"{machine.memory_mb} MB"
+    gpu = f"{machine.gpus} x {machine.gpu}" if machine.gpus else "none"
+    return (machine.name, f"{machine.cpu:g}", memory, gpu, "yes" if machine.available else "no")
+
+
+def _check(check: Check) -> tuple[str, ...]:
+    return (check.name, str(check.verdict), check.detail, check.fix or "")

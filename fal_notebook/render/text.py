@@ -1,0 +1,130 @@
+"""Results as plain text, for terminals and for text/plain; pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from fal_notebook.commands.results import Frame, Progress, Stage
+from fal_notebook.errors import FalError
+from fal_notebook.render.card import Kind, Step, curl, face, fact_lines, steps
+from fal_notebook.render.words import count
+from fal_notebook.wire import AuthMode, ErrorBody, LogLine, PhaseState
+
+__all__ = ["card", "error", "log_line", "problem", "status_line", "table"]
+
+_MARKS = {
+    PhaseState.NEXT: "",
+    PhaseState.NOW: "…",
+    PhaseState.DONE: "✓",
+    PhaseState.CACHED: "✓",
+    PhaseState.FAILED: "✕",
+}
+
+
+def card(progress: Progress) -> str:
+    """Return the whole card as text."""
+    head = face(progress)
+    lines = [_headline(progress), _track(steps(progress))]
+    lines += [f"{name}: {value}" for name, value in fact_lines(progress)]
+    deployment = progress.deployment
+    if deployment is not None and deployment.is_success and progress.stage is Stage.SENT:
+        who = (
+            "Anyone who has the URL may call it."
+            if deployment.auth is AuthMode.PUBLIC
+            else "Callers need your key."
+        )
+        lines += [who, f"Try it: {curl(progress, deployment)}", f"Playground: {deployment.urls.playground}"]
+    for body in progress.problems:
+        lines += [
+            "",
+            *problem(
+                body, progress.frames if body is progress.problems[0] else (), progress.hidden_frames
+            ).splitlines(),
+        ]
+    if progress.log and head.kind in (Kind.BUSY, Kind.ERR):
+        shown = progress.log if head.kind is Kind.ERR else progress.log[-3:]
+        lines += ["", "Log:", *(f"  {line}" for line in shown)]
+    if progress.problems and progress.serving and deployment is not None and not deployment.ephemeral:
+        lines += ["", f"Revision {progress.serving} keeps serving."]
+    return "\n".join(lines)
+
+
+def _headline(progress: Progress) -> str:
+    head = face(progress)
+    deployment = progress.deployment
+    if deployment is not None and head.kind is Kind.OK and progress.stage is Stage.SENT:
+        if deployment.ephemeral:
+            return f"{deployment.app_name} is ready: {deployment.urls.run}"
+        said = "Already deployed" if not deployment.changed else "Deployed"
+        tail = " Nothing to do." if not deployment.changed else ""
+        return (
+            f"{said} as {deployment.endpoint_id}, revision {deployment.revision}: {deployment.urls.run}{tail}"
+        )
+    return f"{progress.title}: {head.word}" + (f" ({head.remark})" if head.remark else "")
+
+
+def _track(track: Sequence[Step]) -> str:
+    return " · ".join(
+        " ".join(part for part in (_MARKS[step.state], step.name, step.note) if part) for step in track
+    )
+
+
+def status_line(progress: Progress) -> str:
+    """Return one line for a terminal: state, then the newest line of the log."""
+    head = face(progress)
+    newest = f": {progress.log[-1]}" if progress.log and head.kind is Kind.BUSY else ""
+    return f"{progress.title}: {head.word}{newest}"
+
+
+def problem(body: ErrorBody, frames: Sequence[Frame] = (), hidden: int = 0) -> str:
+    """Return an error: what happened, where, why, one thing to do; then the user's own lines."""
+    lines = [body.message]
+    place = _place(body)
+    if place and not frames:
+        lines.append(place)
+    for frame in frames:
+        lines.append(f"{frame.place}, line {frame.line} in {frame.function}")
+        lines += [
+            f"{'->' if number == frame.line else '  '} {number:4} {text}" for number, text in frame.source
+        ]
+    if frames and hidden:
+        lines.append(f"{count(hidden, 'more frame')} outside your code")
+    if body.traceback and not frames:
+        lines.append(textwrap.indent(_tail(body.traceback), "  "))
+    if body.fix:
+        lines.append(body.fix)
+    return "\n".join(lines)
+
+
+def error(caught: FalError) -> str:
+    """Return an error for a terminal."""
+    return problem(ErrorBody.model_validate(caught.to_dict()))
+
+
+def _place(body: ErrorBody) -> str:
+    where = body.where or {}
+    cell, file, line, name = where.get("cell"), where.get("file"), where.get("line"), where.get("name")
+    parts = [f"In [{cell}]" if cell is not None else file, f"line {line}" if line is not None else None]
+    place = ", ".join(str(part) for part in parts if part)
+    return f"{place} ({name})" if place and name and f"`{name}`" not in body.message else place
+
+
+def _tail(text: str, lines: int = 30) -> str:
+    kept = text.rstrip().splitlines()
+    return "\n".join(kept[-lines:])
+
+
+def log_line(line: LogLine) -> str:
+    """Return one log line: time, runner, request, text."""
+    who = " ".join(part for part in (line.runner_id, line.request_id) if part)
+    return f"{line.at.astimezone():%H:%M:%S}  {who + '  ' if who else ''}{line.text}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return aligned columns."""
+    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    )
