@@ -75,10 +75,14 @@ class Fleet:
 
     def spec(self, revision: str) -> AppSpec:
         """Return a revision's spec, parsed once."""
-        if revision not in self._specs:
-            row = self._ledger.need(Revision, revision)
-            self._specs[revision] = AppSpec.model_validate_json(row.spec_json)
-        return self._specs[revision]
+        found = self._specs.get(revision)
+        return found if found is not None else self.spec_of(self._ledger.need(Revision, revision))
+
+    def spec_of(self, row: Revision) -> AppSpec:
+        """Return the spec of a revision that may not be in the ledger."""
+        if row.id not in self._specs:
+            self._specs[row.id] = AppSpec.model_validate_json(row.spec_json)
+        return self._specs[row.id]
 
     def forget(self, revision: str) -> None:
         """Drop what is kept for a revision that serves no more."""

@@ -1,0 +1,280 @@
+"""What there is, as people see it: apps, deployments, runners, built from rows in memory and live loads.
+
+Rules: reads memory first and the store only for what is no longer open; each view names the last event that
+it includes, read before the rows, so that a follower misses nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from fal_backend.domain.records import (
+    Account,
+    Alias,
+    Bundle,
+    Image,
+    Revision,
+    Runner,
+    RunnerPhase,
+)
+from fal_backend.domain.records import Deployment as DeploymentRow
+from fal_backend.domain.rollout import is_before_switch
+from fal_backend.ports import Store
+from fal_backend.services.capacity import Capacity, scale_of
+from fal_backend.services.dispatch import Dispatch, Load
+from fal_backend.services.fleet import Fleet
+from fal_backend.services.ledger import AppKey, Ledger
+from fal_backend.services.views import deployment_view, error_of, moment, runner_view, urls
+from fal_notebook.errors import NotFoundError
+from fal_notebook.wire import (
+    AppDetail,
+    AppState,
+    AppSummary,
+    AuthMode,
+    BundleManifest,
+    CellRef,
+    Deployment,
+    MachineType,
+    RunnerInfo,
+    ScaleSpec,
+)
+
+__all__ = ["Catalog"]
+
+_SERVING = frozenset({RunnerPhase.READY})
+_COMING = frozenset({RunnerPhase.PENDING, RunnerPhase.STARTING, RunnerPhase.SETUP})
+
+
+class Catalog:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        dispatch: Dispatch,
+        capacity: Capacity,
+        fleet: Fleet,
+        machines: Sequence[MachineType],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._dispatch = dispatch
+        self._capacity = capacity
+        self._fleet = fleet
+        self.machines = list(machines)
+
+    # ---- apps ----------------------------------------------------------------------------------------------
+    async def apps(self, account: str, base_url: str, *, ephemeral: bool) -> list[AppSummary]:
+        """Return an account's apps by name; temporary ones only if asked for."""
+        rows = [
+            alias
+            for alias in self._ledger.all(Alias)
+            if alias.account == account and (ephemeral or alias.session is None)
+        ]
+        return [self._summary(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.name)]
+
+    async def app(self, account: str, name: str, base_url: str) -> AppDetail:
+        """Return all of one app, also of one whose first deployment is under way.
+
+        Raises: NotFoundError.
+        """
+        key = (account, name)
+        alias = self._ledger.alias(key) or self._becoming(key)
+        if alias is None:
+            raise NotFoundError(f'There is no app "{name}".', fix="`apps list` shows what there is.")
+        return await self._detail(alias, base_url)
+
+    async def public_app(self, owner: str, alias: str, base_url: str) -> AppDetail | None:
+        """Return an app that anyone may call, else None."""
+        row = self._ledger.get(Alias, f"{owner}/{alias}")
+        if row is None or row.auth != AuthMode.PUBLIC:
+            return None
+        return await self._detail(row, base_url)
+
+    async def public_apps(self, base_url: str) -> list[AppSummary]:
+        """Return the deployed apps that anyone may call."""
+        rows = [one for one in self._ledger.all(Alias) if one.auth == AuthMode.PUBLIC and one.session is None]
+        return [self._summary(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.id)]
+
+    # ---- deployments ---------------------------------------------------------------------------------------
+    async def deployment(self, id: str, account: str, base_url: str) -> Deployment:
+        """Return one act of deploying.
+
+        Raises: NotFoundError.
+        """
+        row = self._ledger.get(DeploymentRow, id)
+        if row is None:
+            row = await self._store.read(lambda reader: reader.get(DeploymentRow, id))
+        if row is None or row.account != account:
+            raise NotFoundError(f"There is no deployment {id}.", code="deploy.not_found")
+        return await self.deployment_view(row, base_url)
+
+    async def deployment_view(self, row: DeploymentRow, base_url: str, *, changed: bool = True) -> Deployment:
+        """Return a deployment's row as its owner sees it."""
+        event = self._ledger.event
+        revision = await self._revision(row.revision)
+        image = self._ledger.get(Image, revision.image) if revision is not None else None
+        owner = self._ledger.need(Account, row.account).nickname
+        return deployment_view(row, owner=owner, base=base_url, image=image, event=event, changed=changed)
+
+    # ---- runners -------------------------------------------------------------------------------------------
+    def runners(self, account: str, app: str | None) -> list[RunnerInfo]:
+        """Return live runners, newest first, then the last few that ended."""
+        rows = [row for row in self._ledger.all(Runner) if row.account == account and app in (None, row.app)]
+        return self._runner_views(rows)
+
+    def runner(self, account: str, runner_id: str) -> Runner | None:
+        """Return a runner that is up or ended not long ago."""
+        row = self._ledger.get(Runner, runner_id)
+        return row if row is not None and row.account == account else None
+
+    def runner_rows(self, key: AppKey) -> list[Runner]:
+        """Return an app's runners, oldest first: the last few that ended, then the live ones."""
+        rows = self._ledger.ended_of_app(key) + self._ledger.live_of_app(key)
+        return sorted(rows, key=lambda row: row.created_at)
+
+    def _runner_views(self, rows: Sequence[Runner]) -> list[RunnerInfo]:
+        now = time.time_ns() // 1000
+        loads: dict[str, Load] = {}
+        views = []
+        for row in sorted(rows, key=_live_then_newest):
+            if row.revision not in loads:
+                loads[row.revision] = self._dispatch.load(row.revision)
+            load = loads[row.revision]
+            mine = load.runners.get(row.id)
+            views.append(
+                runner_view(
+                    row,
+                    now,
+                    inflight=mine.inflight if mine is not None else 0,
+                    is_backing_off=row.error_json is not None and self._capacity.is_backing_off(row.revision),
+                    expires_s=self._capacity.expires_s(row, load),
+                )
+            )
+        return views
+
+    # ---- parts ---------------------------------------------------------------------------------------------
+    def _becoming(self, key: AppKey) -> Alias | None:
+        """Return the alias that the first deployment of an app is going to make."""
+        for row in reversed(self._ledger.open_of_app(key)):
+            if is_before_switch(row):
+                return Alias(
+                    id=self._ledger.alias_id(key),
+                    account=key[0],
+                    name=key[1],
+                    environment="main",
+                    revision="",
+                    auth=row.auth,
+                    scale_json=row.scale_json,
+                    created_at=row.created_at,
+                    switched_at=row.created_at,
+                    session=row.session,
+                )
+        return None
+
+    def _summary(self, alias: Alias, base_url: str) -> AppSummary:
+        return AppSummary.model_validate(self._summary_fields(alias, base_url))
+
+    def _summary_fields(self, alias: Alias, base_url: str) -> dict[str, object]:
+        scale = scale_of(alias)
+        owner = alias.id.partition("/")[0]
+        state, reason = self._state(alias)
+        live = self._ledger.live_of_app((alias.account, alias.name))
+        types = self._fleet.spec(alias.revision).machine_types if alias.revision else []
+        return _given(scale) | {
+            "alias": alias.name,
+            "revision": alias.revision or None,
+            "auth_mode": alias.auth,
+            "active_runners": len(live),
+            "machine_types": types,
+            "environment_name": alias.environment,
+            "request_start_timeout": scale.request_start_timeout,
+            "owner": owner,
+            "endpoint_id": alias.id,
+            "ephemeral": alias.session is not None,
+            "state": state,
+            "state_reason": reason,
+            "urls": urls(base_url, owner, alias.name),
+            "deployed_at": moment(alias.switched_at),
+        }
+
+    def _state(self, alias: Alias) -> tuple[AppState, str | None]:
+        if not alias.revision:
+            return AppState.DEPLOYING, None
+        phases = {row.phase for row in self._ledger.live_of(alias.revision)}
+        if phases & _SERVING:
+            return AppState.SERVING, None
+        crashes = self._capacity.crashes(alias.revision)
+        if crashes is not None:
+            error = error_of(crashes.error_json)
+            pause = max(0.0, crashes.next_at - time.monotonic())
+            said = error.message if error is not None else crashes.reason
+            return AppState.FAILING, f"CRASH_BACKOFF: {said} (next start in {pause:.0f} s)"
+        if phases & _COMING:
+            waiting = [row.reason for row in self._ledger.live_of(alias.revision) if row.reason]
+            return AppState.STARTING, waiting[0] if waiting else None
+        return AppState.IDLE, None
+
+    async def _detail(self, alias: Alias, base_url: str) -> AppDetail:
+        event = self._ledger.event
+        key = (alias.account, alias.name)
+        latest = await self._latest(key)
+        shown = alias.revision or (latest.revision if latest is not None else "")
+        revision = await self._revision(shown)
+        fields = self._summary_fields(alias, base_url)
+        if revision is not None:
+            manifest = await self._manifest(revision.bundle)
+            spec = self._fleet.spec_of(revision)
+            fields |= {
+                "machine_types": spec.machine_types,
+                "class_name": spec.class_name,
+                "endpoints": spec.endpoints,
+                "openapi": spec.openapi,
+                "requirements": spec.requirements,
+                "captures": manifest.captures if manifest is not None else [],
+                "cell": CellRef.model_validate_json(revision.cell_json) if revision.cell_json else None,
+                "notebook": revision.notebook,
+            }
+        owner = alias.id.partition("/")[0]
+        deployment = await self.deployment_view(latest, base_url) if latest is not None else None
+        return AppDetail.model_validate(
+            {"class_name": "", "endpoints": [], "openapi": "{}"}
+            | fields
+            | {
+                "deployment": deployment,
+                "runners": self._runner_views(self.runner_rows(key)),
+                "served": self._dispatch.served(owner, alias.name),
+                "event": event,
+            }
+        )
+
+    async def _latest(self, key: AppKey) -> DeploymentRow | None:
+        row = self._ledger.latest_of_app(key)
+        if row is None:
+            account, app = key
+            rows = await self._store.read(lambda reader: reader.find(DeploymentRow, account=account, app=app))
+            row = rows[-1] if rows else None
+            if row is not None and self._ledger.latest_of_app(key) is None:
+                self._ledger.remember(row)
+        return row
+
+    async def _revision(self, id: str) -> Revision | None:
+        row = self._ledger.get(Revision, id)
+        if row is None and id:
+            row = await self._store.read(lambda reader: reader.get(Revision, id))
+        return row
+
+    async def _manifest(self, bundle: str) -> BundleManifest | None:
+        row = await self._store.read(lambda reader: reader.get(Bundle, bundle))
+        return BundleManifest.model_validate_json(row.manifest_json) if row is not None else None
+
+
+def _given(scale: ScaleSpec) -> dict[str, object]:
+    return {name: value for name, value in scale.model_dump().items() if value is not None}
+
+
+def _live_then_newest(row: Runner) -> tuple[bool, int]:
+    return (row.phase == RunnerPhase.GONE, -row.created_at)

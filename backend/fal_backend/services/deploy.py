@@ -1,0 +1,284 @@
+"""The acts of an owner on apps: deploy, cancel, delete, stop a runner; each becomes one decision of the loop.
+
+Rules: everything that can be refused is refused before anything is written; the bundle is stored first,
+so that a full disk is told to the caller; a revision and its deployment begin in the same transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from fal_backend.domain import rollout
+from fal_backend.domain.placement import choose, known
+from fal_backend.domain.records import (
+    Alias,
+    Bundle,
+    Deployment,
+    Image,
+    Revision,
+    Runner,
+    Session,
+)
+from fal_backend.domain.revision import checked_name, dev_alias, effective_auth, effective_scale, is_same
+from fal_backend.ports import Blobs, Builder, BuildSpec, OpClass, Store
+from fal_backend.services.fleet import Fleet
+from fal_backend.services.images import image_row
+from fal_backend.services.ledger import AppKey, Draft, Ledger
+from fal_backend.services.reconcile import Reconcile
+from fal_backend.services.rollouts import Rollouts
+from fal_notebook.errors import AppError, BundleError, NotFoundError, UsageError
+from fal_notebook.wire import BundleManifest, DeploymentState, DeployRequest, MachineType, ScaleSpec, Strategy
+
+__all__ = ["Deploy", "Outcome"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a request to deploy led to."""
+
+    deployment: Deployment
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A checked request, ready to become rows."""
+
+    request: DeployRequest
+    account: str
+    app: str
+    session: str | None
+    build: BuildSpec
+    bundle: str
+
+    @property
+    def key(self) -> AppKey:
+        return (self.account, self.app)
+
+
+class Deploy:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        blobs: Blobs,
+        builder: Builder,
+        reconcile: Reconcile,
+        rollouts: Rollouts,
+        fleet: Fleet,
+        catalogue: Sequence[MachineType],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._blobs = blobs
+        self._builder = builder
+        self._reconcile = reconcile
+        self._rollouts = rollouts
+        self._fleet = fleet
+        self._catalogue = catalogue
+
+    async def deploy(self, request: DeployRequest, account: str) -> Outcome:
+        """Begin a deployment, or find that there is nothing to do.
+
+        Raises: AppError, UsageError, DeployError, MachineError, BundleError, RequirementsError, NotFoundError.
+        """
+        plan = self._plan(request, account)
+        manifest_json = request.manifest.model_dump_json()
+        bundle = Bundle(plan.bundle, account, request.manifest.payload_sha256, manifest_json, _now())
+        await self._store.write(lambda tx: tx.put(bundle), OpClass.ACCEPT)
+        outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan))
+        row = self._ledger.get(Deployment, outcome.deployment.id) or outcome.deployment
+        log.info("deploy.begun", app=plan.app, deployment_id=row.id, changed=outcome.changed, state=row.state)
+        return Outcome(row, outcome.changed)
+
+    async def cancel(self, deployment_id: str, account: str) -> None:
+        """Drop a deployment that has not switched; one that has ended is left as it is.
+
+        Raises: NotFoundError.
+        """
+        await self._reconcile.submit(lambda draft: self._cancel(draft, deployment_id, account))
+
+    async def delete(self, app: str, account: str) -> str:
+        """Delete an app, deployed or temporary, and return the revision it had.
+
+        Raises: NotFoundError.
+        """
+        return await self._reconcile.submit(
+            lambda draft: self.delete_in(draft, (account, app), reason="deleted")
+        )
+
+    async def stop_runner(self, runner_id: str, account: str) -> None:
+        """End one runner; another is started when it is needed.
+
+        Raises: NotFoundError.
+        """
+        row = self._ledger.get(Runner, runner_id)
+        if row is None or row.account != account:
+            raise NotFoundError(f"There is no runner {runner_id}.", code="runner.not_found")
+        await self._reconcile.submit(lambda draft: self._reconcile.stop_runner(draft, runner_id, "stopped"))
+
+    def delete_in(self, draft: Draft, key: AppKey, *, reason: str) -> str:
+        """Delete an app and what is under way for it, as part of a larger decision."""
+        alias = draft.alias(key)
+        under_way = [row for row in draft.open_of_app(key) if rollout.is_before_switch(row)]
+        if alias is None and not under_way:
+            raise NotFoundError(f'There is no app "{key[1]}".', fix="`apps list` shows what there is.")
+        for row in under_way:
+            self._rollouts.apply(draft, row, rollout.Cancelled())
+        revision = alias.revision if alias is not None else under_way[-1].revision
+        if alias is not None:
+            draft.delete(alias)
+        draft.emit(f"app/{key[1]}", "app.deleted", {"reason": reason, "revision": revision}, app=key[1])
+        return revision
+
+    # ---- checks --------------------------------------------------------------------------------------------
+    def _plan(self, request: DeployRequest, account: str) -> _Plan:
+        spec, manifest = request.spec, request.manifest
+        if not spec.endpoints:
+            raise AppError(
+                f"{spec.class_name} has no endpoint.",
+                fix='Add `@fal.endpoint("/")` to a method.',
+                code="app.no_endpoint",
+            )
+        name = checked_name(request.app_name or spec.app_name)
+        session = self._session(request, account)
+        app = dev_alias(name, request.dev_suffix or secrets.token_hex(3)) if request.ephemeral else name
+        self._check_machine(request)
+        build = self._builder.plan(spec.requirements, spec.python_version, manifest.versions)
+        self._check_blobs(manifest)
+        return _Plan(request, account, app, session, build, _bundle_id(account, manifest))
+
+    def _session(self, request: DeployRequest, account: str) -> str | None:
+        if not request.ephemeral:
+            return None
+        if request.session_id is None:
+            raise UsageError("A temporary app needs a session that it belongs to.", code="usage.no_session")
+        session = self._ledger.get(Session, request.session_id)
+        if session is None or session.account != account:
+            raise NotFoundError("The session has ended.", fix="Open a new one.", code="session.not_found")
+        return session.id
+
+    def _check_machine(self, request: DeployRequest) -> None:
+        if request.strategy == Strategy.RECREATE and not request.ephemeral:
+            known(request.spec.machine_types, self._catalogue)
+        else:
+            choose(request.spec.machine_types, self._catalogue)
+
+    def _check_blobs(self, manifest: BundleManifest) -> None:
+        missing = [one for one in [manifest.payload_sha256, *manifest.buffers] if not self._blobs.has(one)]
+        if missing:
+            raise BundleError(
+                f"{len(missing)} part(s) of the bundle were not uploaded.",
+                fix="Upload them with `PUT /api/v1/blobs/{sha256}` first.",
+                code="bundle.missing",
+                details={"missing": missing},
+            )
+
+    # ---- decisions -----------------------------------------------------------------------------------------
+    def _begin(self, draft: Draft, plan: _Plan) -> Outcome:
+        request = plan.request
+        if plan.session is not None and draft.get(Session, plan.session) is None:
+            raise NotFoundError("The session has ended.", code="session.not_found")
+        alias = draft.alias(plan.key)
+        scale = effective_scale(request.spec.scale, alias, ephemeral=request.ephemeral)
+        auth = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
+        revision = _revision(plan, draft.now)
+        if alias is not None and not (request.force or request.no_cache or request.ephemeral):
+            current = draft.get(Revision, alias.revision)
+            is_moving = any(rollout.is_before_switch(row) for row in draft.open_of_app(plan.key))
+            if current is not None and not is_moving and is_same(alias, current, revision, auth, scale):
+                return Outcome(self._current(draft, plan.key, alias), changed=False)
+        image = draft.get(Image, plan.build.hash)
+        if image is None:
+            draft.change(image_row(plan.build, draft.now))
+        draft.change(revision)
+        deployment = _deployment(plan, revision, auth.value, scale, draft.now)
+        draft.change(deployment)
+        return Outcome(deployment, changed=True)
+
+    def _current(self, draft: Draft, key: AppKey, alias: Alias) -> Deployment:
+        """Return the alias as a deployment that has been done."""
+        latest = self._ledger.latest_of_app(key)
+        if latest is not None and latest.revision == alias.revision:
+            return latest
+        return Deployment(
+            id=f"d-{alias.revision}",
+            account=key[0],
+            app=key[1],
+            revision=alias.revision,
+            state=DeploymentState.DONE.value,
+            strategy=Strategy.ROLLING.value,
+            auth=alias.auth,
+            scale_json=alias.scale_json,
+            created_at=alias.switched_at,
+            ended_at=alias.switched_at,
+            phases_json=json.dumps({"build": [alias.switched_at, alias.switched_at, "cached"]}),
+        )
+
+    def _cancel(self, draft: Draft, deployment_id: str, account: str) -> None:
+        row = draft.get(Deployment, deployment_id)
+        if row is None or row.account != account:
+            raise NotFoundError(f"There is no open deployment {deployment_id}.", code="deploy.not_found")
+        self._rollouts.apply(draft, row, rollout.Cancelled())
+
+
+def _bundle_id(account: str, manifest: BundleManifest) -> str:
+    # The same class for other versions is another bundle: the runner checks them before it unpickles.
+    parts = [
+        account,
+        manifest.identity,
+        manifest.python_version,
+        json.dumps(manifest.versions, sort_keys=True),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _revision(plan: _Plan, now: int) -> Revision:
+    request = plan.request
+    cell = request.manifest.cell
+    return Revision(
+        id=str(uuid.uuid4()),
+        account=plan.account,
+        app=plan.app,
+        bundle=plan.bundle,
+        image=plan.build.hash,
+        spec_json=request.spec.model_dump_json(),
+        created_at=now,
+        status="new",
+        message=request.message,
+        notebook=request.notebook,
+        cell_json=cell.model_dump_json() if cell is not None else None,
+    )
+
+
+def _deployment(plan: _Plan, revision: Revision, auth: str, scale: ScaleSpec, now: int) -> Deployment:
+    return Deployment(
+        id=f"d-{secrets.token_hex(8)}",
+        account=plan.account,
+        app=plan.app,
+        revision=revision.id,
+        state=DeploymentState.BUILDING.value,
+        strategy=(Strategy.ROLLING if plan.request.ephemeral else plan.request.strategy).value,
+        auth=auth,
+        scale_json=scale.model_dump_json(),
+        created_at=now,
+        session=plan.session,
+        no_cache=int(plan.request.no_cache),
+    )
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
