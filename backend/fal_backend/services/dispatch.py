@@ -153,13 +153,12 @@ class Route:
 class Waiter:
     """A call that waits for a slot; `turn` gives the door, or raises Refusal."""
 
-    __slots__ = ("busy", "route", "since", "timer", "turn")
+    __slots__ = ("route", "since", "timer", "turn")
 
-    def __init__(self, route: Route, turn: asyncio.Future[Door], since: float, busy: int) -> None:
+    def __init__(self, route: Route, turn: asyncio.Future[Door], since: float) -> None:
         self.route = route
         self.turn = turn
         self.since = since
-        self.busy = busy
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -278,22 +277,22 @@ class Dispatch:
             door.idle_since = None
         return door
 
-    def wait(self, route: Route, start_by: float, failure: Failure, *, sent_back: int = 0) -> Waiter:
+    def wait(self, route: Route, start_by: float, failure: Failure, *, at_head: bool = False) -> Waiter:
         """Stand in line until `start_by` (loop time), then fail with `failure`.
 
-        sent_back counts how often a runner's gate refused this call; then it stands at the head.
-        Raises: Refusal when the line is full.
+        at_head is for a call that had a slot and was sent back. Raises: Refusal when the line is full, or the
+        app is no more.
         """
         current = self._routes.get(route.key.encode())
         if current is None:
             raise unknown_app(route.info.alias)
         lane = current.lane
-        if len(lane.direct) >= LANE_LIMIT and not sent_back:
+        if len(lane.direct) >= LANE_LIMIT and not at_head:
             raise refusal_of(Failure.LANE_FULL)[0]
         loop = asyncio.get_running_loop()
-        waiter = Waiter(current, loop.create_future(), time.monotonic(), sent_back)
+        waiter = Waiter(current, loop.create_future(), time.monotonic())
         waiter.timer = loop.call_at(start_by, self._expire, waiter, failure)
-        lane.direct.join(waiter, at_head=sent_back > 0)
+        lane.direct.join(waiter, at_head=at_head)
         self._serve(lane)
         return waiter
 

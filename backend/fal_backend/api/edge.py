@@ -1,0 +1,210 @@
+"""The edge: who may knock, and where a request goes; one server over the TCP and the unix socket.
+
+Rules: Host must be a name of ours (a rebound DNS name is refused with 421); a request that may change something
+and shows no key must not come from a foreign page (403). Both are judged on the head, before anything runs.
+The unix socket is exempt from the Host rule: a browser cannot reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+import resource
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from fal_backend.api import metrics
+from fal_backend.api.caller import Caller, problem
+from fal_backend.api.connection import EdgeProtocol, Limits
+from fal_backend.api.gateway import Gateway
+
+__all__ = ["Edge", "Limits", "serve"]
+
+_LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+_HOST = re.compile(rb"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
+_JSON = b"application/json"
+_KNOWN_HOSTS = 64
+_OPEN_FILES = 65_536
+
+
+class Edge:
+    """The root application: checks at the door, then `/run/` to the gateway, `/api/` to control, the rest to pages."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        control: Any,
+        pages: Any,
+        *,
+        url: str,
+        allow_hosts: Sequence[str] = (),
+        allow_origins: Sequence[str] = (),
+        ready: Callable[[], bool],
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.addresses: dict[str, int] = {}
+        self.call: Callable[[Caller], Coroutine[Any, Any, None]] = gateway.handle
+        self._gateway = gateway
+        self._control = control
+        self._pages = pages
+        self._ready = ready
+        self._hosts = _LOCAL_HOSTS | {host.lower() for host in allow_hosts}
+        hostname = urlsplit(url).hostname
+        if hostname:
+            self._hosts |= {f"[{hostname}]" if ":" in hostname else hostname}
+        self._good_hosts: set[bytes] = set()
+        self._origins = frozenset(origin.rstrip("/").encode() for origin in allow_origins)
+
+    # Checks, called by the connection on each head
+
+    def refusal(self, method: bytes, found: dict[bytes, bytes], *, is_local: bool) -> tuple[int, str] | None:
+        """Return status and reason where a request must go no further."""
+        host = found.get(b"host")
+        if host not in self._good_hosts and not is_local:
+            if host is None:
+                return 400, "A Host header is needed"
+            if not self._is_ours(host):
+                return (
+                    421,
+                    f"This backend does not answer for {host.decode('latin-1')!r}; add it with --allow-host",
+                )
+        if method not in _SAFE_METHODS and b"authorization" not in found and self._is_foreign(found, host):
+            return 403, "A page of another origin may not do this without a key"
+        return None
+
+    def extra_headers(self, found: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        """Let a page of an allowed origin read the answer."""
+        origin = found[b"origin"]
+        if origin not in self._origins:
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (
+                b"access-control-expose-headers",
+                b"x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type",
+            ),
+            (b"vary", b"origin"),
+        ]
+
+    def _is_ours(self, host: bytes) -> bool:
+        matched = _HOST.fullmatch(host)
+        if matched is None or matched[1].decode("latin-1").lower().rstrip(".") not in self._hosts:
+            return False
+        if len(self._good_hosts) < _KNOWN_HOSTS:
+            self._good_hosts.add(host)
+        return True
+
+    def _is_foreign(self, found: dict[bytes, bytes], host: bytes | None) -> bool:
+        origin = found.get(b"origin")
+        if origin is None:
+            return found.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        is_same = host is not None and origin in (b"http://" + host, b"https://" + host)
+        return not is_same and origin not in self._origins
+
+    # The application
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer one request that is not a call of an app."""
+        assert scope["type"] == "http"
+        path = scope["path"]
+        if scope["method"] == "OPTIONS" and self._is_preflight(scope["headers"]):
+            await _answer(send, 204, _PREFLIGHT, b"")
+        elif path.startswith("/api/"):
+            await self._control(scope, receive, send)
+        elif path == "/healthz":
+            await _answer(send, 200, [(b"content-type", _JSON)], b'{"status":"ok"}')
+        elif path == "/readyz":
+            status, body = (200, b'{"ready":true}') if self._ready() else (503, b'{"ready":false}')
+            await _answer(send, status, [(b"content-type", _JSON)], body)
+        elif path == "/metrics":
+            await _answer(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], self._gateway.metrics())
+        elif path == "/run":
+            await _answer(
+                send,
+                404,
+                [(b"content-type", _JSON)],
+                problem("The address of an app is /run/{owner}/{alias}"),
+            )
+        else:
+            await self._pages(scope, receive, send)
+
+    def _is_preflight(self, headers: Any) -> bool:
+        found = dict(headers)
+        return b"access-control-request-method" in found and found.get(b"origin") in self._origins
+
+
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-fal-request-timeout"),
+    (b"access-control-max-age", b"600"),
+]
+
+
+async def _answer(
+    send: ASGISendCallable, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    if status != 204:
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its hold on signals: the process that we are part of owns them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def inspect(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at every connection once a second."""
+        now = loop.time()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, EdgeProtocol):
+                connection.inspect(now)
+        if not self.should_exit:
+            loop.call_later(1.0, self.inspect, loop)
+
+
+async def serve(app: Edge, *, tcp: socket.socket, api: socket.socket | None, grace_s: float = 5.0) -> None:
+    """Serve until cancelled; then open calls get `grace_s` seconds to end."""
+    _raise_open_files()
+    config = uvicorn.Config(
+        app,
+        http=functools.partial(EdgeProtocol, house=app),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )
+    server = _Server(config)
+    sockets = [tcp] if api is None else [tcp, api]
+    loop = asyncio.get_running_loop()
+    loop.call_soon(server.inspect, loop)
+    try:
+        await server.serve(sockets=sockets)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await server.shutdown(sockets=sockets)
+        raise
+
+
+def _raise_open_files() -> None:
+    """Let this process hold as many connections as the system allows: the default of 1,024 files is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
