@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from fal_backend.adapters.bus import EventBus
 from fal_backend.adapters.store.schema import SCHEMA_NUMBER, definitions
@@ -18,6 +17,7 @@ from fal_backend.adapters.store.statements import Statements, sqlite_dialect
 from fal_backend.adapters.store.store import SqliteStore, connect
 from fal_backend.adapters.store.transaction import SqliteTx
 from fal_backend.domain.records import EventRow
+from fal_notebook import __version__
 from fal_notebook.errors import BackendError
 from fal_notebook.places import Places
 
@@ -87,7 +87,7 @@ def _ensure_schema(connection: sqlite3.Connection, statements: Statements) -> No
     if found > SCHEMA_NUMBER:
         (release,) = connection.execute("SELECT text FROM meta WHERE key = 'release'").fetchone()
         raise BackendError(
-            f"The store was written by fal-notebook {release} (schema {found}); this is {_release()} "
+            f"The store was written by fal-notebook {release} (schema {found}); this is {__version__} "
             f"(schema {SCHEMA_NUMBER}).",
             code="backend.schema_newer",
             fix=f"Install fal-notebook {release} or newer, or name another folder with FAL_NB_HOME.",
@@ -106,14 +106,7 @@ def _make_schema(connection: sqlite3.Connection, statements: Statements) -> None
     tx = SqliteTx(connection, statements)
     tx.set_meta("leader", 0, "")
     tx.set_meta("events", 0, "")
-    tx.set_meta("release", 0, _release())
-
-
-def _release() -> str:
-    try:
-        return version("fal-notebook")
-    except PackageNotFoundError:
-        return "(a source tree)"
+    tx.set_meta("release", 0, __version__)
 
 
 def _translated(error: sqlite3.DatabaseError, places: Places) -> BackendError:

@@ -1,0 +1,111 @@
+"""Content-addressed files: `blobs/ab/<sha256>`, whole or not there, and never changed.
+
+Rules: written beside, synced, renamed, and the folder synced, before anybody may name it in a row; the
+stream goes to the disk as it comes, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fal_notebook.errors import BundleError, LimitError
+from fal_notebook.places import Places
+
+__all__ = ["BlobFolder"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BATCH = 1 << 20
+
+
+class BlobFolder:
+    """See `ports.Blobs`."""
+
+    def __init__(self, places: Places) -> None:
+        self._folder = places.blobs
+
+    def has(self, sha256: str) -> bool:
+        """Return whether the blob is there."""
+        return self.path(sha256).is_file()
+
+    def path(self, sha256: str) -> Path:
+        """Return where the blob is, or would be.
+
+        Raises: BundleError when this is not a sha256 in hex.
+        """
+        if not _SHA256.fullmatch(sha256):
+            raise BundleError(f'"{sha256[:80]}" is not a sha256.', code="bundle.bad_hash")
+        return self._folder / sha256[:2] / sha256
+
+    async def put(self, sha256: str, chunks: AsyncIterator[bytes], limit: int) -> int:
+        """Store the stream under its hash and return its size; a blob that is there is left as it is.
+
+        Raises: LimitError over `limit` bytes, or when the disk is full; BundleError when the hash does
+        not match.
+        """
+        target = self.path(sha256)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = target.with_name(f".{sha256}.{secrets.token_hex(4)}")
+        try:
+            with temporary.open("wb") as file:
+                size, found = await _write(file, chunks, limit)
+                if found != sha256:
+                    raise BundleError(
+                        f"The upload's content has sha256 {found}, not {sha256}.",
+                        code="bundle.hash_mismatch",
+                        fix="Try again; it was damaged on the way.",
+                    )
+                await asyncio.to_thread(_settle, file, temporary, target)
+        except OSError as error:
+            raise LimitError(
+                f"The upload cannot be stored: {error.strerror}.",
+                code="limit.disk_full",
+                fix="Free some space on the disk of the data folder.",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return size
+
+
+async def _write(file: BinaryIO, chunks: AsyncIterator[bytes], limit: int) -> tuple[int, str]:
+    """Write all chunks and return (size, sha256), a thread's hop for each megabyte."""
+    digest = hashlib.sha256()
+    size, batch, waiting = 0, list[bytes](), 0
+
+    def write(parts: list[bytes]) -> None:
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise LimitError(
+                f"The upload is larger than {limit / 1e6:.0f} MB.",
+                code="limit.blob_size",
+                fix="Load large data in setup(), from a file or a URL, instead of capturing it.",
+            )
+        batch.append(chunk)
+        waiting += len(chunk)
+        if waiting >= _BATCH:
+            await asyncio.to_thread(write, batch)
+            batch, waiting = [], 0
+    await asyncio.to_thread(write, batch)
+    return size, digest.hexdigest()
+
+
+def _settle(file: BinaryIO, temporary: Path, target: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    temporary.rename(target)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,107 @@
+"""The runtime's own code, copied once for each content beside the images.
+
+Rules: a runner gets the rooms listed below and what they import of this package: nothing of the notebook,
+the client or the command line. A copy is named by its content and never changed, so runners keep theirs
+when the backend is upgraded.
+"""
+
+from __future__ import annotations
+
+import ast
+import compileall
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fal_notebook
+
+__all__ = ["NOTEBOOK_ROOMS", "ROOTS", "copy_runtime", "runtime_files"]
+
+PACKAGE = "fal_notebook"
+
+ROOTS = (
+    "__init__",
+    "app",
+    "bundle",
+    "compat",
+    "errors",
+    "identity",
+    "image",
+    "places",
+    "runtime",
+    "schema",
+    "sse",
+    "unbuilt",
+    "wire",
+)
+"""Rooms of `fal_notebook` that a runner enters by itself."""
+
+NOTEBOOK_ROOMS = frozenset(
+    {"cli", "client", "commands", "config", "labserver", "lint", "notebook", "render", "static"}
+)
+"""Rooms that never get in, whoever imports them."""
+
+
+def runtime_files(package: Path) -> list[Path]:
+    """Return the files of the runtime, relative to the package's folder, in order."""
+    waiting, rooms = list(ROOTS), set(NOTEBOOK_ROOMS)
+    files = {Path("py.typed")}
+    while waiting:
+        room = waiting.pop()
+        if room in rooms:
+            continue
+        rooms.add(room)
+        for file in _files_of(package, room):
+            files.add(file.relative_to(package))
+            waiting.extend(_imported_rooms(file))
+    return sorted(files)
+
+
+def _files_of(package: Path, room: str) -> list[Path]:
+    module = package / f"{room}.py"
+    return [module] if module.is_file() else sorted((package / room).rglob("*.py"))
+
+
+def _imported_rooms(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            names = [f"{PACKAGE}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        yield from (name.split(".")[1] for name in names if name.startswith(f"{PACKAGE}."))
+
+
+def copy_runtime(folder: Path, package: Path | None = None) -> Path:
+    """Return `folder`/<hash> with `fal_notebook` in it, made and byte-compiled where it is not there."""
+    source = package or Path(fal_notebook.__file__).parent
+    files = runtime_files(source)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.as_posix()}\0".encode())
+        digest.update(hashlib.sha256((source / file).read_bytes()).digest())
+    target = folder / digest.hexdigest()[:16]
+    if not target.is_dir():
+        _make(target, source, files)
+    return target
+
+
+def _make(target: Path, source: Path, files: list[Path]) -> None:
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for file in files:
+        copy = temporary / PACKAGE / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, copy)
+    compileall.compile_dir(temporary, quiet=2, stripdir=str(temporary), prependdir=str(target))
+    try:
+        temporary.rename(target)
+    except OSError:
+        # Another process made the same one first.
+        if not target.is_dir():
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
