@@ -1,0 +1,58 @@
+"""The doors of `python -m fal_backend`: `supervise`, `backend`, `migrate`. Each loads only what it opens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+_USAGE = 2
+_CONFIGURATION = 78
+
+
+def _supervise(argv: Sequence[str]) -> int:
+    from fal_backend.settings import SuperviseSettings
+    from fal_backend.supervisor import supervise
+
+    return supervise(SuperviseSettings.parse(argv))
+
+
+def _backend(argv: Sequence[str]) -> int:
+    from fal_backend.settings import Settings
+    from fal_backend.wiring import run
+
+    try:
+        settings = Settings.parse(argv)
+    except ValueError as error:
+        sys.stderr.write(f"fal-nb: {error}\n")
+        return _CONFIGURATION
+    return run(settings)
+
+
+def _migrate(argv: Sequence[str]) -> int:
+    from fal_backend.adapters.store.migrations import migrate
+    from fal_backend.settings import SuperviseSettings
+
+    return migrate(SuperviseSettings.parse(argv).places.store)
+
+
+_DOORS: dict[str, Callable[[Sequence[str]], int]] = {
+    "supervise": _supervise,
+    "backend": _backend,
+    "migrate": _migrate,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the door that the first argument names and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    door = _DOORS.get(words[0]) if words else None
+    if door is None:
+        sys.stderr.write(f"usage: python -m fal_backend {{{','.join(_DOORS)}}} …\n")
+        return _USAGE
+    return door(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

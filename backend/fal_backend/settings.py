@@ -1,0 +1,149 @@
+"""Settings of the supervisor and of the backend, read once from their command lines and never changed.
+
+Standard library only. Rules: parsed here, trusted everywhere else; what the supervisor gives the backend is
+written and read by this module alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fal_notebook.places import Places, default_home
+
+__all__ = ["DEFAULT_PORT", "Fds", "Settings", "SuperviseSettings", "backend_arguments"]
+
+DEFAULT_PORT = 8780
+_IDLE_EXIT_S = 1800.0
+_FDS_VARIABLE = "FAL_NB_FDS"
+
+
+@dataclass(frozen=True)
+class Fds:
+    """Descriptors that the supervisor passes to the backend."""
+
+    tcp: int
+    """Listening TCP socket."""
+    api: int
+    """Listening unix socket for clients of this machine."""
+    status: int
+    """Write end of the status pipe: lines `READY`, `STATUS text`, `STOPPING`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the backend is told by its supervisor."""
+
+    places: Places
+    url: str
+    """Base URL of the TCP port, for answers that have no Host header."""
+    instance_id: str
+    fds: Fds
+    embedded: bool = False
+    idle_exit_s: float = _IDLE_EXIT_S
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    machines_file: Path | None = None
+
+    @classmethod
+    def parse(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the arguments behind `python -m fal_backend backend`.
+
+        Raises: ValueError when the supervisor's descriptors or folders are not those of this process.
+        """
+        environ = os.environ if environ is None else environ
+        parser = _parser("backend")
+        parser.add_argument("--run", type=Path, required=True)
+        parser.add_argument("--url", required=True)
+        parser.add_argument("--instance-id", required=True)
+        args = parser.parse_args(argv)
+        places = Places(args.home)
+        if places.run != args.run:
+            raise ValueError(f"the run folder is {places.run} here and {args.run} for the supervisor")
+        try:
+            fds = Fds(**json.loads(environ[_FDS_VARIABLE]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{_FDS_VARIABLE} must name the descriptors tcp, api and status") from error
+        return cls(
+            places=places,
+            url=args.url,
+            instance_id=args.instance_id,
+            fds=fds,
+            embedded=args.embedded,
+            idle_exit_s=args.idle_exit_s,
+            allow_origins=tuple(args.allow_origin),
+            allow_hosts=tuple(args.allow_host),
+            machines_file=args.machines,
+        )
+
+
+@dataclass(frozen=True)
+class SuperviseSettings:
+    """What the supervisor is told by whoever starts it."""
+
+    places: Places
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    port_strict: bool = False
+    """Refuse another port than the asked one."""
+    embedded: bool = False
+    idle_exit_s: float = _IDLE_EXIT_S
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    machines_file: Path | None = None
+    orphan_grace_s: float = 60.0
+    """How long the runner host outlives a supervisor that was killed."""
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> SuperviseSettings:
+        """Read the arguments behind `python -m fal_backend supervise`."""
+        parser = _parser("supervise")
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+        parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port, or the next free one")
+        parser.add_argument("--port-strict", action="store_true", help="this port or none")
+        parser.add_argument("--orphan-grace-s", type=float, default=60.0)
+        args = parser.parse_args(argv)
+        return cls(
+            places=Places(args.home),
+            host=args.host,
+            port=args.port,
+            port_strict=args.port_strict,
+            embedded=args.embedded,
+            idle_exit_s=args.idle_exit_s,
+            allow_origins=tuple(args.allow_origin),
+            allow_hosts=tuple(args.allow_host),
+            machines_file=args.machines,
+            orphan_grace_s=args.orphan_grace_s,
+        )
+
+
+def backend_arguments(settings: SuperviseSettings, url: str, instance_id: str) -> list[str]:
+    """Return the command line of the backend for these settings; `Settings.parse` reads it."""
+    places = settings.places
+    words = ["--home", str(places.home), "--run", str(places.run), "--url", url, "--instance-id", instance_id]
+    words += ["--idle-exit-s", f"{settings.idle_exit_s:g}"]
+    words += ["--embedded"] if settings.embedded else []
+    for origin in settings.allow_origins:
+        words += ["--allow-origin", origin]
+    for host in settings.allow_hosts:
+        words += ["--allow-host", host]
+    return words + (["--machines", str(settings.machines_file)] if settings.machines_file else [])
+
+
+def _parser(door: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m fal_backend {door}")
+    parser.add_argument("--home", type=_absolute, default=default_home(), help="data folder")
+    parser.add_argument("--embedded", action="store_true", help="started by a notebook: end when unused")
+    parser.add_argument("--idle-exit-s", type=float, default=_IDLE_EXIT_S)
+    parser.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="HOST")
+    parser.add_argument("--machines", type=_absolute, metavar="FILE", help="machine types of this site")
+    return parser
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).expanduser().absolute()

@@ -1,0 +1,327 @@
+"""The supervisor: holds the listening sockets and keeps a backend and a runner host alive behind them.
+
+Standard library only, single-threaded. Rules: children are forked on the main thread, because a parent-death
+signal follows the thread that forked; they are signalled by pidfd. What the backend's exit code means:
+
+    0 stop all   75 start again at once   76 migrate, then start   78 bad configuration: stop all
+    other: start again after 0.1, 0.2 … 5 s; the sixth within 60 s: answer 503 for 60 s, then start again
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fal_notebook
+from fal_backend.home import HomeLock, HomeRefused, instance_id, write_private
+from fal_backend.listeners import PortTaken, answer_unavailable, bind_api, bind_tcp, url_of
+from fal_backend.settings import SuperviseSettings, backend_arguments
+from fal_notebook.places import process_start_time
+from fal_notebook.runtime.hostproto import PROTO, Decoder, encode_frame
+from fal_notebook.runtime.loop import Loop, Timer
+from fal_notebook.runtime.process import launch, open_pidfd, send_signal
+
+__all__ = ["Supervisor", "supervise"]
+
+_RESTART, _MIGRATE, _CONFIGURATION = 75, 76, 78
+_HEALTHY_S = 60.0
+_CRASHES = 6
+_PAUSE_S = 60.0
+_BACKOFF_S = (0.1, 5.0)
+_BACKEND_STOP_S = 30.0
+_ADOPT_S = 2.0
+_HOST_ENV = ("PATH", "HOME", "LANG", "TZ")
+
+
+class _Child:
+    """A process that is watched: ours, or a host that an earlier supervisor started."""
+
+    def __init__(self, loop: Loop, pid: int, on_end: Callable[[_Child, int], None]) -> None:
+        self.pid = pid
+        self.began = time.monotonic()
+        self.is_ready = False
+        self._loop = loop
+        self._on_end = on_end
+        pidfd = open_pidfd(pid)
+        if pidfd is None:
+            raise ProcessLookupError(f"process {pid} has ended")
+        self._pidfd = pidfd
+        loop.watch(pidfd, read=self._ended)
+
+    def signal(self, number: int) -> None:
+        send_signal(self._pidfd, number)
+
+    def _ended(self) -> None:
+        code = -1
+        with contextlib.suppress(ChildProcessError):
+            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            if found is not None:
+                code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        self._loop.forget(self._pidfd)
+        os.close(self._pidfd)
+        self._on_end(self, code)
+
+
+class Supervisor:
+    """One home's supervisor; `run` returns the exit code when all has ended."""
+
+    def __init__(
+        self,
+        settings: SuperviseSettings,
+        *,
+        backend_command: Sequence[str] = (sys.executable, "-m", "fal_backend", "backend"),
+        pause_s: float = _PAUSE_S,
+    ) -> None:
+        """backend_command and pause_s: what is started, and how long it is left alone after six crashes."""
+        self._settings = settings
+        self._places = settings.places
+        self._backend_command = list(backend_command)
+        self._pause_s = pause_s
+        self._loop = Loop()
+        self._backend: _Child | None = None
+        self._host: _Child | None = None
+        self._crashes: deque[float] = deque(maxlen=_CRASHES)
+        self._host_deaths = 0
+        self._restart: Timer | None = None
+        self._last_line = ""
+        self._exit_code: int | None = None
+
+    def run(self) -> int:
+        """Hold the home until the backend ends by itself or somebody ends it."""
+        try:
+            self._places.ensure_run()
+            lock = HomeLock(self._places)
+        except (HomeRefused, PermissionError) as error:
+            return _refuse(str(error))
+        try:
+            self._tcp = bind_tcp(self._settings.host, self._settings.port, strict=self._settings.port_strict)
+            self._api = bind_api(self._places.api_socket)
+        except (PortTaken, OSError) as error:
+            lock.release()
+            return _refuse(str(error))
+        self._listeners = (self._tcp, self._api)
+        self._url, self._instance = url_of(self._tcp), instance_id(self._places)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, self._end)
+        self._places.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._start_host()
+        self._start_backend()
+        self._loop.run()
+        self._places.backend_file.unlink(missing_ok=True)
+        self._places.api_socket.unlink(missing_ok=True)
+        lock.release()
+        return self._exit_code or 0
+
+    # -- backend ----------------------------------------------------------------------------------------
+
+    def _start_backend(self) -> None:
+        for listener in self._listeners:
+            self._loop.forget(listener.fileno())
+        status_r, status_w = os.pipe2(os.O_CLOEXEC)
+        error_r, error_w = os.pipe2(os.O_CLOEXEC)
+        fds = {"tcp": self._tcp.fileno(), "api": self._api.fileno(), "status": status_w}
+        command = [*self._backend_command, *backend_arguments(self._settings, self._url, self._instance)]
+        pid = launch(
+            command,
+            env={**_environment(dict(os.environ)), "FAL_NB_FDS": json.dumps(fds)},
+            cwd=str(self._places.home),
+            pass_fds=fds.values(),
+            stderr=error_w,
+            death_signal=signal.SIGTERM,
+        )
+        os.close(status_w)
+        os.close(error_w)
+        self._backend = _Child(self._loop, pid, self._backend_ended)
+        self._follow(status_r, self._on_status)
+        self._follow(error_r, self._on_error_line)
+        self._write_backend_file()
+
+    def _follow(self, fd: int, take: Callable[[str], None]) -> None:
+        rest = b""
+
+        def read() -> None:
+            nonlocal rest
+            data = os.read(fd, 65536)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines if data else [*lines, rest]:
+                if line:
+                    take(line.decode("utf-8", "replace"))
+            if not data:
+                self._loop.forget(fd)
+                os.close(fd)
+
+        self._loop.watch(fd, read=read)
+
+    def _on_status(self, line: str) -> None:
+        if line == "READY" and self._backend is not None and not self._backend.is_ready:
+            self._backend.is_ready = True
+            took = time.monotonic() - self._backend.began
+            _say(f"backend.ready url={self._url} pid={self._backend.pid} took_s={took:.2f}")
+
+    def _on_error_line(self, line: str) -> None:
+        self._last_line = line
+        _write(line)
+
+    def _backend_ended(self, child: _Child, code: int) -> None:
+        self._backend = None
+        if self._exit_code is not None:
+            self._end_host()
+        elif code in (0, _CONFIGURATION):
+            self._end(code)
+        elif code == _RESTART:
+            self._start_backend()
+        elif code == _MIGRATE:
+            self._migrate()
+        else:
+            self._crashed(child, code)
+
+    def _migrate(self) -> None:
+        command = [sys.executable, "-m", "fal_backend", "migrate", "--home", str(self._places.home)]
+        pid = launch(command, env=_environment(dict(os.environ)), death_signal=signal.SIGTERM)
+        self._backend = _Child(self._loop, pid, self._migrated)
+
+    def _migrated(self, child: _Child, code: int) -> None:
+        self._backend_ended(child, _RESTART if code == 0 else code or 1)
+
+    def _crashed(self, child: _Child, code: int) -> None:
+        now = time.monotonic()
+        if child.is_ready and now - child.began > _HEALTHY_S:
+            self._crashes.clear()
+        self._crashes.append(now)
+        if len(self._crashes) == _CRASHES and now - self._crashes[0] < _HEALTHY_S:
+            self._crashes.clear()
+            self._answer_ourselves(code)
+            return
+        wait_s = min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** (len(self._crashes) - 1)) * random.uniform(0.8, 1.2)
+        _say(f"backend.crashed code={code} again_in_s={wait_s:.2f}")
+        self._restart = self._loop.after(wait_s, self._start_backend)
+
+    def _answer_ourselves(self, code: int) -> None:
+        reason = f"{_CRASHES} times within {_HEALTHY_S:.0f} s, last with code {code}: {self._last_line}"
+        _say(f"backend.given_up for_s={self._pause_s:g} code={code}")
+        for listener in self._listeners:
+            listener.setblocking(False)
+            self._loop.watch(listener.fileno(), read=lambda one=listener: answer_unavailable(one, reason))
+        self._restart = self._loop.after(self._pause_s, self._start_backend)
+
+    def _write_backend_file(self) -> None:
+        record: dict[str, Any] = {
+            "pid": os.getpid(),
+            "start_time": process_start_time(os.getpid()),
+            "port": self._tcp.getsockname()[1],
+            "url": self._url,
+            "instance_id": self._instance,
+            "version": fal_notebook.__version__,
+            "home": str(self._places.home),
+            "backend_pid": self._backend.pid if self._backend else None,
+        }
+        write_private(self._places.backend_file, json.dumps(record))
+
+    # -- host -------------------------------------------------------------------------------------------
+
+    def _start_host(self) -> None:
+        pid = _adopt_host(self._places.host_socket) or self._launch_host()
+        try:
+            self._host = _Child(self._loop, pid, self._host_ended)
+        except ProcessLookupError:
+            self._host = _Child(self._loop, self._launch_host(), self._host_ended)
+
+    def _launch_host(self) -> int:
+        places, grace_s = self._places, self._settings.orphan_grace_s
+        log = os.open(places.logs / "host.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        command = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(places.run)]
+        command += ["--logs", str(places.logs / "runners"), "--orphan-grace-s", f"{grace_s:g}"]
+        # A runner may read its host's environment, so there is nothing in it; it also outlives this terminal.
+        env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}
+        pid = launch(command, env=_environment(env), stdout=log, stderr=log)
+        os.close(log)
+        return pid
+
+    def _host_ended(self, child: _Child, code: int) -> None:
+        self._host = None
+        if self._exit_code is not None:
+            self._loop.stop()
+            return
+        lived_s = time.monotonic() - child.began
+        self._host_deaths = 0 if lived_s > _HEALTHY_S else self._host_deaths + 1
+        wait_s = min(_BACKOFF_S[1], 0.1 * 2 ** (self._host_deaths - 2)) if self._host_deaths > 1 else 0.0
+        _say(f"host.ended code={code} again_in_s={wait_s:.2f}")
+        self._loop.after(wait_s, self._start_host)
+
+    # -- ending -----------------------------------------------------------------------------------------
+
+    def _end(self, code: int = 0) -> None:
+        """End the backend, then the host and with it the runners; asked again, at once."""
+        again = self._exit_code is not None
+        self._exit_code = self._exit_code or code
+        if self._restart is not None:
+            self._restart.cancel()
+        for child in (self._backend, self._host) if again else ():
+            if child is not None:
+                child.signal(signal.SIGKILL)
+        if self._backend is None:
+            self._end_host()
+        elif not again:
+            backend = self._backend
+            backend.signal(signal.SIGTERM)
+            self._loop.after(_BACKEND_STOP_S, lambda: backend.signal(signal.SIGKILL))
+
+    def _end_host(self) -> None:
+        if self._host is None:
+            self._loop.stop()
+        else:
+            self._host.signal(signal.SIGTERM)
+
+
+def _adopt_host(path: Path) -> int | None:
+    """Become the guardian of a host that outlived its supervisor; return its pid, None when there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(_ADOPT_S)
+        try:
+            link.connect(str(path))
+            link.sendall(encode_frame({"t": "adopt", "n": 1, "proto": list(PROTO)}))
+            decoder, answers = Decoder(), list[dict[str, Any]]()
+            while not answers:
+                answers = decoder.feed(link.recv(65536) or b"\xff\xff\xff\xff")
+        except OSError:
+            return None
+        raw = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", raw)[0]) if answers[0]["t"] == "ok" else None
+
+
+def _environment(env: dict[str, str]) -> dict[str, str]:
+    """Add what makes both packages importable where they are not installed (a checkout)."""
+    roots = [str(Path(package).resolve().parent.parent) for package in (fal_notebook.__file__, __file__)]
+    roots = [root for root in roots if Path(root).name not in ("site-packages", "dist-packages")]
+    more = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(roots + more))} if roots + more else env
+
+
+def _refuse(message: str) -> int:
+    _write(f"fal-nb: {message}")
+    return _CONFIGURATION
+
+
+def _say(event: str) -> None:
+    _write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {event}")
+
+
+def _write(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode("utf-8", "replace"))
+
+
+def supervise(settings: SuperviseSettings) -> int:
+    """Run a supervisor until it ends and return its exit code."""
+    return Supervisor(settings).run()
