@@ -46,7 +46,8 @@ class Inventory:
 def read_inventory() -> Inventory:
     """Return this node's CPUs and memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)
-    return Inventory(cpus=float(len(os.sched_getaffinity(0))), memory_mb=memory)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Inventory(cpus=float(cpus), memory_mb=memory)
 
 
 class Catalogue:
