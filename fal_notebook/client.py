@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -158,14 +159,27 @@ class AsyncClient:
         timeout_s: float = 600.0,
     ) -> httpx.Response:
         """Call an endpoint of an app (`owner/alias`) and return the app's own answer, whatever its status."""
-        sub = "" if path == "/" else "/" + path.lstrip("/")
         try:
             return await self._http.request(
                 method,
-                f"/run/{endpoint_id}{sub}",
+                _call_path(endpoint_id, path),
                 json=arguments,
                 timeout=httpx.Timeout(timeout_s, connect=5.0),
             )
+        except httpx.TransportError as error:
+            raise unreachable(error, self.profile, self.address) from error
+
+    @asynccontextmanager
+    async def open_call(
+        self, endpoint_id: str, arguments: Any, *, path: str
+    ) -> AsyncIterator[httpx.Response]:
+        """Call an endpoint and give its answer unread; leaving ends the call."""
+        timeout = httpx.Timeout(600.0, connect=5.0)
+        try:
+            async with self._http.stream(
+                "POST", _call_path(endpoint_id, path), json=arguments, timeout=timeout
+            ) as answer:
+                yield answer
         except httpx.TransportError as error:
             raise unreachable(error, self.profile, self.address) from error
 
@@ -299,6 +313,10 @@ class AsyncClient:
         return found
 
 
+def _call_path(endpoint_id: str, path: str) -> str:
+    return f"/run/{endpoint_id}" + ("" if path == "/" else "/" + path.lstrip("/"))
+
+
 def _synced(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Client, P], T]:
@@ -316,6 +334,7 @@ class Client:
         self.core = core
         self.loop = loop or private_loop()
         self._session: _HeldSession | None = None
+        self._owner: str | None = None
 
     instance = _synced(AsyncClient.instance)
     upload_all = _synced(AsyncClient.upload_all)
@@ -332,6 +351,13 @@ class Client:
     call = _synced(AsyncClient.call)
     read_logs = _synced(AsyncClient.read_logs)
     close = _synced(AsyncClient.close)
+
+    @property
+    def owner(self) -> str:
+        """The account's name, asked once."""
+        if self._owner is None:
+            self._owner = self.instance().owner
+        return self._owner
 
     def feed(self) -> Feed[Event | LogLine]:
         """Return a feed to which streams of the core can be added."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+from fal_notebook.calls import TEMPORARY
 from fal_notebook.client import Client
 from fal_notebook.commands.results import Progress, Served, Shipped
 from fal_notebook.config import Profile
@@ -58,7 +59,7 @@ class Context:
     dev_suffix: Callable[[str], str | None] = lambda _name: None
     """Ending of a temporary app's alias for a class name; None: the backend chooses one."""
     notebook: str | None = None
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=lambda: TEMPORARY)
     """Class name -> alias of the temporary app that this process made of it last."""
 
     @property

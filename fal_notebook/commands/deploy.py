@@ -104,6 +104,8 @@ def stop(args: StopArguments, ctx: Context) -> Stopped:
     """Stop a temporary app. Raises: NotFoundError, UsageError when several fit."""
     alias = _temporary(args.app, ctx)
     ctx.connect().delete_app(alias)
+    for name in [name for name, known in ctx.aliases.items() if known == alias]:
+        del ctx.aliases[name]
     return Stopped(alias)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fal_notebook.client import Client
 from fal_notebook.commands.context import Context
-from fal_notebook.commands.results import Progress, Stage
+from fal_notebook.commands.results import Frame, Progress, Stage
 from fal_notebook.commands.traces import own_frames
 from fal_notebook.errors import DeployError, FalError, NotFoundError, RunnerError, error_from_dict
 from fal_notebook.loop import Feed
@@ -120,7 +120,8 @@ class Follower:
     def _failed(self) -> FalError:
         body = self._deployment.error
         error = error_from_dict(body.model_dump()) if body else _by_state(self._deployment)
-        frames, hidden = (), 0
+        frames: tuple[Frame, ...] = ()
+        hidden = 0
         manifest = self._progress.manifest
         if error.traceback and manifest is not None:
             frames, hidden = own_frames(error.traceback, manifest.sources)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fal_notebook import __version__
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import Served, Versions
@@ -93,7 +94,7 @@ def version(args: VersionArguments, ctx: Context) -> Versions:
     """Return the versions of this package and of what it stands on."""
     found = {name: _version(name) for name in _PACKAGES}
     installed = {name: text for name, text in found.items() if text}
-    return Versions(_version("fal-notebook") or "not installed", platform.python_version(), installed)
+    return Versions(__version__, platform.python_version(), installed)
 
 
 def _served(places: Places, record: dict[str, Any], ctx: Context, *, was_running: bool) -> Served:

@@ -20,7 +20,8 @@ from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Progress, Shipped, Stage
-from fal_notebook.errors import FalError, MachineError, NotFoundError, Where
+from fal_notebook.errors import FalError, MachineError, NotFoundError
+from fal_notebook.origin import attribute_where
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
 
 __all__ = ["Order", "ship"]
@@ -80,7 +81,8 @@ class _Shipment:
             raise
         follower = Follower(client, self.ctx, self.progress, deployment)
         final, progress = follower.until_final()
-        self.ctx.aliases[self.order.target.cls.__name__] = final.app_name
+        if final.ephemeral:
+            self.ctx.aliases[self.order.target.cls.__name__] = final.app_name
         return Shipped(final, progress, tuple(warning.message for warning in self.warnings))
 
     def _check(self) -> tuple[bundle.Frozen, AppSpec]:
@@ -113,7 +115,10 @@ class _Shipment:
         machines = {machine.name: machine for machine in client.machines()}
         unknown = [name for name in spec.machine_types if name not in machines]
         here = [name for name, machine in machines.items() if machine.available]
-        where = self._where("machine_type")
+        target = self.order.target
+        where = attribute_where(
+            target.cls, "machine_type", source=target.source, provenance=target.provenance
+        )
         if unknown:
             like = nearest(unknown[0], list(machines))
             fix = f"Did you mean `{like[0]}`? " if like else ""
@@ -129,21 +134,6 @@ class _Shipment:
                 where=where,
                 code="machine.unavailable",
             )
-
-    def _where(self, name: str) -> Where:
-        cell = self.order.target.cell
-        if cell is None:
-            return Where(name=name)
-        return Where(cell=cell.execution_count, cell_id=cell.cell_id, line=self._line_of(name), name=name)
-
-    def _line_of(self, name: str) -> int | None:
-        cell, source = self.order.target.cell, self.order.target.source
-        if cell is None or cell.line is None or source is None:
-            return None
-        for offset, text in enumerate(source.splitlines()):
-            if text.strip().startswith(name):
-                return cell.line + offset
-        return cell.line
 
     def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment:
         client.upload_all([frozen.payload, *frozen.buffers])

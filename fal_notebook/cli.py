@@ -1,0 +1,128 @@
+"""`fal-nb`: the terminal's door to the commands.
+
+Rules: the result goes to stdout (with `--json` one JSON document), all else to stderr; exit 0, 1 failed,
+2 called wrongly; Ctrl-C ends in order. What a command needs is imported when it is called, so that help is fast.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fal_notebook.commands.registry import COMMANDS, Entry, HelpWanted, find, parse
+from fal_notebook.errors import FalError, UsageError
+
+__all__ = ["main"]
+
+DOOR = "cli"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What every command understands."""
+
+    words: tuple[str, ...]
+    json: bool = False
+    host: str | None = None
+    home: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    wants_json = "--json" in words
+    try:
+        return _run(words)
+    except HelpWanted as help_:
+        print(f"{help_}", end="")
+        return 0
+    except FalError as error:
+        _print_error(error, wants_json=wants_json)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has had enough; that is no failure of ours.
+        sys.stderr.close()
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        words = ["version", *words[1:]]
+    entry, rest = find(words, door=DOOR)
+    wanted = _common(entry, rest)
+    command = entry.load()
+    arguments = parse(f"fal-nb {entry.name}", entry.summary, command.arguments, wanted.words)
+    return _call(command.run, arguments, wanted)
+
+
+def _overview() -> str:
+    entries = [entry for entry in COMMANDS if DOOR in entry.doors]
+    width = max(len(entry.name) for entry in entries)
+    lines = [f"  fal-nb {entry.name.ljust(width)}  {entry.summary}" for entry in entries]
+    tail = (
+        "Each has --help and --json. --host URL (or FAL_NB_URL) names another backend; its key is in FAL_KEY."
+    )
+    return "\n".join(
+        ["From a notebook cell to a production endpoint, on your own machines.", "", *lines, "", tail]
+    )
+
+
+def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
+    """Take the flags out that every command has; `serve` has its own --host and --home."""
+    own = {"--host", "--home"} if entry.name == "serve" else set()
+    values: dict[str, str] = {}
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, text = word.partition("=")
+        if name in {"--host", "--home"} - own:
+            found = text if equals else next(rest, None)
+            if not found:
+                raise UsageError(f"{name} needs a value.")
+            values[name[2:]] = found
+        elif word != "--json":
+            kept.append(word)
+    return _Wanted(tuple(kept), json="--json" in words, **values)
+
+
+def _call(run: Callable[[Any, Any], Any], arguments: Any, wanted: _Wanted) -> int:
+    from fal_notebook import render
+    from fal_notebook.terminal import context
+
+    ctx = context(host=wanted.host, home=wanted.home, as_json=wanted.json)
+    result = run(_staying(arguments), ctx)
+    if not ctx.has_shown(result):
+        print(json.dumps(render.document(result)) if wanted.json else render.text(result), flush=True)
+    return 0 if getattr(result, "is_healthy", True) else 1
+
+
+def _staying(arguments: Any) -> Any:
+    """In a terminal `run` always stays until Ctrl-C."""
+    from dataclasses import fields, replace
+
+    return (
+        replace(arguments, wait=True)
+        if any(field.name == "wait" for field in fields(arguments))
+        else arguments
+    )
+
+
+def _print_error(error: FalError, *, wants_json: bool) -> None:
+    from fal_notebook import render
+
+    if wants_json:
+        print(json.dumps(render.error_document(error)), flush=True)
+    print(render.error_text(error), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

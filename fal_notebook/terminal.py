@@ -1,0 +1,99 @@
+"""What a terminal lends to the commands: files as Apps, progress on stderr, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from fal_notebook import render
+from fal_notebook.client import connect
+from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.reference import is_file_reference, load
+from fal_notebook.commands.results import Progress, Served, Shipped
+from fal_notebook.config import Profile, resolve
+from fal_notebook.errors import UsageError
+from fal_notebook.wire import LogLine, MachineType, SessionRequest
+
+__all__ = ["TerminalContext", "context"]
+
+
+class TerminalContext(Context):
+    """A context that remembers what it has printed already."""
+
+    shown: object | None = None
+
+    def has_shown(self, result: object) -> bool:
+        """True when the result is on stdout already: a command that stays prints it before it waits."""
+        return self.shown is not None
+
+
+def context(*, host: str | None, home: str | None, as_json: bool) -> TerminalContext:
+    """Return the context of one call of `fal-nb`."""
+    profile = resolve(host=host, home=home)
+    screen = _Screen(as_json=as_json)
+    made = TerminalContext(
+        door="cli",
+        profile=profile,
+        connect=lambda: connect(profile, say=screen.say),
+        find_app=_find_app,
+        report=screen.report,
+        say=screen.say,
+        emit=screen.emit,
+        hold=_hold,
+        machines=_machines,
+        session=SessionRequest(kind="terminal", label=" ".join(sys.argv[1:])[:200]),
+    )
+
+    def show(result: Served | Shipped) -> None:
+        made.shown = result
+        screen.result(result)
+
+    made.ready = show
+    made.served = show
+    return made
+
+
+class _Screen:
+    """Writes to the terminal; the same line is not written twice in a row."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._last = ""
+        self._log: tuple[str, ...] = ()
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def result(self, result: Served | Shipped) -> None:
+        text = json.dumps(render.document(result)) if self._as_json else render.text(result)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def report(self, progress: Progress) -> None:
+        line = render.status_line(progress)
+        if line != self._last:
+            self._last = line
+            self.say(line)
+
+    def emit(self, line: LogLine) -> None:
+        sys.stdout.write((line.model_dump_json() if self._as_json else render.log_line(line)) + "\n")
+        sys.stdout.flush()
+
+
+def _find_app(ref: str) -> Target:
+    if not is_file_reference(ref):
+        raise UsageError(f"`{ref}` is not a file.", fix="Write `path.py` or `path.py::Class`.")
+    return load(ref)
+
+
+def _machines(profile: Profile) -> Sequence[MachineType]:
+    return connect(profile).machines()
+
+
+def _hold() -> None:
+    """Wait for Ctrl-C."""
+    while True:
+        time.sleep(0.5)
