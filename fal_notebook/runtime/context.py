@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from fal_notebook.app import RequestContext, current_request
+from fal_notebook.runtime.calls import Call
 
 __all__ = ["Headers", "enter_call", "request_id"]
 
@@ -47,13 +48,11 @@ def request_id() -> str | None:
     return _request_id.get()
 
 
-def enter_call(id: str, endpoint: str | None, preference: bytes | None, headers: RawHeaders) -> None:
-    """Set the context of this task to a call; tasks are made for each call, so nothing is reset.
-
-    preference is the JSON of `x-fal-object-lifecycle-preference`.
-    """
-    _request_id.set(id)
-    current_request.set(RequestContext(id, endpoint, _parse(preference), Headers(headers)))
+def enter_call(call: Call) -> None:
+    """Set the context of this task to a call; tasks are made for each call, so nothing is reset."""
+    _request_id.set(call.request_id)
+    headers = Headers(call.scope["headers"])
+    current_request.set(RequestContext(call.request_id, call.endpoint, _parse(call.preference), headers))
 
 
 def _parse(preference: bytes | None) -> dict[str, Any] | None:

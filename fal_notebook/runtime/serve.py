@@ -64,10 +64,10 @@ class Front:
             await self._pass_lifespan(scope, receive, send)
             return
         call = self._read_head(scope, send)
-        if scope["method"] not in _BESIDE_THE_GATE and not self._is_cancel_of_another(call):
-            if not self.calls.admit(call):
-                await _answer_busy(scope, send)
-                return
+        is_gated = scope["method"] not in _BESIDE_THE_GATE and not self._is_cancel_of_another(call)
+        if is_gated and not self.calls.admit(call):
+            await _answer_busy(scope, send)
+            return
         scope[_CALL] = call
         await self._run(call, scope, receive)
 
@@ -86,7 +86,7 @@ class Front:
         # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
         scope["asgi"]["spec_version"] = "2.4"
         call.task = asyncio.current_task()
-        enter_call(call.request_id, call.endpoint, call.preference, scope["headers"])
+        enter_call(call)
         try:
             await self.app(scope, receive, call.send)
         except asyncio.CancelledError:
@@ -135,6 +135,7 @@ class Front:
             "query_string": b"",
             "headers": [pair for pair in call.scope["headers"] if pair[0] not in skipped],
         }
+        enter_call(call)
         try:
             await self.app(scope, receive, send)
         except Exception:

@@ -35,12 +35,9 @@ __all__ = ["main"]
 _PACKET = 1 << 16
 _WARM_MODULES = (
     "anyio._backends._asyncio",
-    "anyio.from_thread",
     "cloudpickle",
     "fastapi.openapi.docs",
     "fastapi.openapi.utils",
-    "multiprocessing.util",
-    "numbers",
     "pydantic.main",
     "threadpoolctl",
     "uvicorn.lifespan.on",
@@ -143,8 +140,8 @@ def _fork_twice() -> int:
         os._exit(0)
     os.close(write_end)
     os.waitpid(child, 0)
-    with open(read_end, "rb") as answer:
-        text = answer.read()
+    text = os.read(read_end, 32)
+    os.close(read_end)
     if not text:
         raise OSError("the runner could not be forked")
     return int(text)

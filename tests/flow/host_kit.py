@@ -25,7 +25,7 @@ from fal_backend.ports import HostExited, HostHello, HostLost, HostNews, HostSta
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0
 
-ZYGOTE = '''
+ZYGOTE = """
 import json, os, socket, sys
 from fal_notebook.runtime.stand_in import act
 channel = socket.socket(fileno=int(sys.argv[2]))
@@ -60,16 +60,16 @@ while True:
         os.close(fd)
     socket.send_fds(channel, [json.dumps({"t": "forked", "runner_id": runner_id, "pid": pid}).encode()], [pidfd])
     os.close(pidfd)
-'''
+"""
 
-MAIN = '''
+MAIN = """
 import json, os
 from fal_notebook.runtime.stand_in import act
 ends = json.loads(os.environ["FAL_NB_RUNNER_FDS"])
 act([ends[name] for name in ("gate", "control", "settings", "out", "err", "log", "app", "ctl")])
-'''
+"""
 
-STAND_IN = '''
+STAND_IN = """
 import ctypes, faulthandler, json, os, signal, struct, subprocess, sys, time
 
 def act(fds):
@@ -129,7 +129,7 @@ def act(fds):
         os._exit(0)
     while True:
         signal.pause()
-'''
+"""
 
 
 class Kit:
@@ -155,7 +155,9 @@ class Kit:
 
     def start_host(self) -> subprocess.Popen[bytes]:
         """Start the host as a child of this process."""
-        return subprocess.Popen(self.host_command(), env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)})
+        return subprocess.Popen(
+            self.host_command(), env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        )
 
     def host_command(self) -> list[str]:
         words = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(self.run)]

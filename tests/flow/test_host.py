@@ -138,16 +138,9 @@ async def test_what_a_killed_runner_started_goes_with_it(kit: Kit, act: str) -> 
     ready = await kit.begin(order)
     await kit.hosts.kill(order.runner_id, "test")
     await kit.exited(order)
-    assert ready.pid is not None
-    zygotes = set(processes("fal_notebook.runtime.zygote"))
-    await gone(lambda: [p for p in _holders(kit, order.runner_id) if p not in zygotes or p == ready.pid])
-
-
-def _holders(kit: Kit, runner_id: str) -> list[int]:
-    """Processes marked as the runner's, and orphans that its host collects."""
-    table = Path(f"/proc/{kit.process.pid}/task/{kit.process.pid}/children").read_text().split()
-    orphans = [int(pid) for pid in table if is_alive(int(pid))]
-    return sorted({*processes(runner_id), *orphans[1:]})
+    zygote = min(pid for pid in kit.children() if pid != kit.process.pid)
+    await gone(lambda: [pid for pid in kit.children() if pid not in (kit.process.pid, zygote)])
+    assert ready.pid != zygote
 
 
 async def test_the_runner_s_folder_goes_with_the_runner(kit: Kit) -> None:

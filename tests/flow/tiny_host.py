@@ -30,7 +30,7 @@ CELL = "/tmp/ipykernel_1/cell_7.py"
 DEADLINE_S = 20.0
 
 
-def freeze(source: str, class_name: str, **manifest: Any) -> tuple[bytes, BundleManifest]:
+def freeze(source: str, class_name: str, /, **manifest: Any) -> tuple[bytes, BundleManifest]:
     """Run the source as a cell of `__main__` and pickle the class it defines."""
     scope: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(source, CELL, "exec", dont_inherit=True), scope)
