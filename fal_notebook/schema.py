@@ -22,10 +22,10 @@ from pydantic import ValidationError
 from pydantic.errors import PydanticUserError
 from starlette.middleware.cors import CORSMiddleware
 
-from fal_notebook.failures import HANDLERS, Answers, note_result
 from fal_notebook.app import App, endpoints_of, instantiate, setting
 from fal_notebook.attributes import ATTRIBUTES, SCALE_ATTRIBUTES, nearest
 from fal_notebook.errors import AppError, FalError
+from fal_notebook.failures import HANDLERS, Answers, note_result
 from fal_notebook.image import requirement_layers
 from fal_notebook.openapi import decorate
 from fal_notebook.origin import Provenance, attribute_where, class_where, code_where
