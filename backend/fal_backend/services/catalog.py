@@ -42,6 +42,7 @@ from fal_notebook.wire import (
 
 __all__ = ["Catalog"]
 
+_HISTORY = 20
 _SERVING = frozenset({RunnerPhase.READY})
 _COMING = frozenset({RunnerPhase.PENDING, RunnerPhase.STARTING, RunnerPhase.SETUP})
 
@@ -126,10 +127,28 @@ class Catalog:
         rows = [row for row in self._ledger.all(Runner) if row.account == account and app in (None, row.app)]
         return self._runner_views(rows)
 
-    def runner(self, account: str, runner_id: str) -> Runner | None:
-        """Return a runner that is up or ended not long ago."""
+    async def runner(self, account: str, runner_id: str) -> Runner:
+        """Return a runner, also one that ended long ago.
+
+        Raises: NotFoundError.
+        """
         row = self._ledger.get(Runner, runner_id)
-        return row if row is not None and row.account == account else None
+        if row is None:
+            row = await self._store.read(lambda reader: reader.get(Runner, runner_id))
+        if row is None or row.account != account:
+            raise NotFoundError(f"There is no runner {runner_id}.", code="runner.not_found")
+        return row
+
+    async def runner_history(self, key: AppKey) -> list[Runner]:
+        """Return the newest runners of an app, oldest first, also of one that was deleted.
+
+        Raises: NotFoundError when there never was such an app.
+        """
+        account, app = key
+        rows = await self._store.read(lambda reader: reader.find(Runner, account=account, app=app))
+        if not rows and self._ledger.alias(key) is None and not self._ledger.open_of_app(key):
+            raise NotFoundError(f'There is no app "{app}".', fix="`apps list` shows what there is.")
+        return rows[-_HISTORY:]
 
     def runner_rows(self, key: AppKey) -> list[Runner]:
         """Return an app's runners, oldest first: the last few that ended, then the live ones."""

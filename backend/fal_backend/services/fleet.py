@@ -163,10 +163,15 @@ class Fleet:
             bundle = await self._store.read(lambda reader: reader.get(Bundle, row.bundle))
             if bundle is None:
                 raise NotFoundError(f"bundle {row.bundle} is gone", code="bundle.not_found")
-            self._orders[revision] = self._make_order(row, bundle)
-        return self._orders[revision]
+            # Copied at the first call: not on the loop.
+            runtime_root = await asyncio.to_thread(self._builder.runtime_root)
+            self._orders[revision] = self._make_order(row, bundle, runtime_root)
+        # Where the image lies now: a forced build has moved it.
+        order = self._orders[revision]
+        root, python = self._builder.root(order.image_hash), self._builder.python(order.image_hash)
+        return replace(order, image_root=str(root), image_python=str(python))
 
-    def _make_order(self, row: Revision, bundle: Bundle) -> StartOrder:
+    def _make_order(self, row: Revision, bundle: Bundle, runtime_root: Path) -> StartOrder:
         spec = self.spec(row.id)
         manifest = BundleManifest.model_validate_json(bundle.manifest_json)
         owner = self._ledger.need(Account, row.account).nickname
@@ -180,9 +185,9 @@ class Fleet:
             app=row.app,
             revision=row.id,
             image_hash=row.image,
-            image_root=str(self._builder.root(row.image)),
-            image_python=str(self._builder.python(row.image)),
-            runtime_root=str(self._builder.runtime_root()),
+            image_root="",
+            image_python="",
+            runtime_root=str(runtime_root),
             payload=str(self._blobs.path(bundle.payload_sha256)),
             buffers=tuple(str(self._blobs.path(one)) for one in manifest.buffers),
             manifest_json=bundle.manifest_json,

@@ -19,7 +19,7 @@ import structlog
 from fal_backend.domain.records import Image, ImageState
 from fal_backend.ports import Builder, BuildSpec
 from fal_backend.services.ledger import Draft, Ledger
-from fal_notebook.errors import FalError, NotFoundError, RequirementsError
+from fal_notebook.errors import FalError, RequirementsError
 from fal_notebook.wire import LogLine
 
 __all__ = ["Images", "image_row", "settle"]
@@ -60,6 +60,10 @@ class Images:
         """True while a build runs."""
         return hash in self._builds
 
+    def has_log(self, hash: str) -> bool:
+        """True when `lines` has something to say."""
+        return self.is_building(hash) or self._builder.log_path(hash).exists()
+
     def ensure(self, hash: str, *, force: bool) -> None:
         """Begin a build unless one runs."""
         if hash not in self._builds:
@@ -81,13 +85,8 @@ class Images:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def lines(self, hash: str, *, after: int, follow: bool) -> AsyncIterator[LogLine]:
-        """Yield an image's build log from a byte offset; with follow until the build has ended.
-
-        Raises: NotFoundError when there is no such log.
-        """
+        """Yield an image's build log from a byte offset; with follow until the build has ended."""
         path = self._builder.log_path(hash)
-        if not path.exists() and not self.is_building(hash):
-            raise NotFoundError(f"There is no build log of image {hash}.", code="image.not_found")
         while True:
             bell = self._bells.get(hash)
             is_last = not self.is_building(hash)

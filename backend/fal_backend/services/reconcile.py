@@ -120,12 +120,15 @@ class Reconcile:
             grace = int(self._fleet.stop_grace_s(replace(row, reason=reason)) * _SECOND)
             self._step(draft, row, machine.Stop(reason, draft.now + grace))
 
+    def open_routes(self) -> None:
+        """Let callers of every alias queue up; done once, before the first of them is heard."""
+        for alias in self._ledger.all(Alias):
+            self._dispatch.set_route(self._route(alias))
+
     # ---- the loop ------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Decide until cancelled."""
         self._schedule_tick()
-        for alias in self._ledger.all(Alias):
-            self._dispatch.set_route(self._route(alias))
         while True:
             await self._bell.wait()
             self._bell.clear()

@@ -1,0 +1,349 @@
+"""The control API: what owners do with apps, under `/api/v1`; FastAPI, and nothing decided here.
+
+Rules: a key is needed for all but `GET /instance`; bodies are bounded before they are read; URLs in answers
+stand on the address that the asker used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import platform
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fal_backend.api import problems
+from fal_backend.api.auth import ADMIN, Auth, Principal
+from fal_backend.api.events import Streams, encode_event, encode_line
+from fal_backend.ports import Blobs, Bus
+from fal_backend.services.catalog import Catalog
+from fal_backend.services.deploy import Deploy
+from fal_backend.services.idleness import Idleness
+from fal_backend.services.images import Images
+from fal_backend.services.logs import LogQuery, Logs
+from fal_backend.services.sessions import Sessions
+from fal_notebook.errors import AuthError, NotFoundError, UsageError
+from fal_notebook.sse import PING
+from fal_notebook.wire import (
+    AppDetail,
+    AppSummary,
+    Deployment,
+    DeployRequest,
+    Instance,
+    MachineType,
+    RunnerInfo,
+    SessionInfo,
+    SessionRequest,
+)
+
+__all__ = ["Control", "Identity", "control_app"]
+
+PREFIX = "/api/v1"
+JSON_LIMIT = 16 * 1024 * 1024
+BLOB_LIMIT = 16 * 1024 * 1024 * 1024
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_HASH = re.compile("[0-9a-zA-Z_-]{6,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this backend is."""
+
+    instance_id: str
+    version: str
+    owner: str
+    url: str
+    secret: bytes
+
+
+async def _principal(request: Request) -> Principal:
+    control: Control = request.app.state.control
+    return control.principal(request)
+
+
+Who = Annotated[Principal, Depends(_principal)]
+
+
+class Control:
+    """The routes and what they need."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        auth: Auth,
+        blobs: Blobs,
+        bus: Bus,
+        catalog: Catalog,
+        deploy: Deploy,
+        sessions: Sessions,
+        images: Images,
+        logs: Logs,
+        streams: Streams,
+        idleness: Idleness,
+    ) -> None:
+        self._identity = identity
+        self._auth = auth
+        self._blobs = blobs
+        self._bus = bus
+        self._catalog = catalog
+        self._deploy = deploy
+        self._sessions = sessions
+        self._images = images
+        self._logs = logs
+        self._streams = streams
+        self._idleness = idleness
+
+    def principal(self, request: Request) -> Principal:
+        """Return the owner of the request's key.
+
+        Raises: AuthError.
+        """
+        header = request.headers.get("authorization")
+        principal = self._auth.principal(header.encode("latin-1") if header is not None else None)
+        if principal is None:
+            raise AuthError("A key is needed.", fix="Send `Authorization: Key <id>:<secret>`.")
+        if principal.scope != ADMIN:
+            raise AuthError("This key may call apps only.", fix="Use an ADMIN key.", code="auth.forbidden")
+        self._idleness.touch()
+        return principal
+
+    # ---- the backend itself --------------------------------------------------------------------------------
+    async def instance(self, nonce: Annotated[str | None, Query(max_length=200)] = None) -> Instance:
+        """Say who this is, and prove it where a nonce is given."""
+        me = self._identity
+        proof = None
+        if nonce is not None:
+            proof = hmac.new(me.secret, (nonce + me.url).encode(), hashlib.sha256).hexdigest()
+        self._idleness.touch()
+        return Instance(
+            instance_id=me.instance_id,
+            version=me.version,
+            owner=me.owner,
+            url=me.url,
+            python=".".join(platform.python_version_tuple()[:2]),
+            pid=os.getpid(),
+            proof=proof,
+        )
+
+    async def machines(self, who: Who) -> dict[str, list[MachineType]]:
+        """List the machine catalogue."""
+        return {"machines": self._catalog.machines}
+
+    # ---- blobs ---------------------------------------------------------------------------------------------
+    async def has_blob(self, sha256: str, who: Who) -> Response:
+        """Say whether a part of a bundle is here."""
+        return Response(status_code=200 if self._blobs.has(_checked_sha(sha256)) else 404)
+
+    async def put_blob(self, sha256: str, request: Request, who: Who) -> Response:
+        """Store a part of a bundle under its hash."""
+        digest = _checked_sha(sha256)
+        length = request.headers.get("content-length")
+        if length is not None and int(length) > BLOB_LIMIT:
+            raise HTTPException(413, "The blob is too large.")
+        if not self._blobs.has(digest):
+            await self._blobs.put(digest, request.stream(), BLOB_LIMIT)
+            return Response(status_code=201)
+        return Response(status_code=200)
+
+    # ---- deployments ---------------------------------------------------------------------------------------
+    async def begin(self, body: DeployRequest, request: Request, who: Who) -> Deployment:
+        """Begin a deployment; the answer does not wait for it."""
+        outcome = await self._deploy.deploy(body, who.account)
+        return await self._catalog.deployment_view(
+            outcome.deployment, self._base(request), changed=outcome.changed
+        )
+
+    async def deployment(self, id: str, request: Request, who: Who) -> Deployment:
+        """Say how far a deployment is."""
+        return await self._catalog.deployment(id, who.account, self._base(request))
+
+    async def cancel(self, id: str, request: Request, who: Who) -> Deployment:
+        """Drop a deployment that has not switched."""
+        found = await self._catalog.deployment(id, who.account, self._base(request))
+        if not found.is_final:
+            await self._deploy.cancel(id, who.account)
+            found = await self._catalog.deployment(id, who.account, self._base(request))
+        return found
+
+    # ---- apps and runners ----------------------------------------------------------------------------------
+    async def apps(self, request: Request, who: Who, ephemeral: bool = False) -> dict[str, list[AppSummary]]:
+        """List apps; temporary ones if asked for."""
+        return {"apps": await self._catalog.apps(who.account, self._base(request), ephemeral=ephemeral)}
+
+    async def app(self, alias: str, request: Request, who: Who) -> AppDetail:
+        """Show one app."""
+        return await self._catalog.app(who.account, alias, self._base(request))
+
+    async def delete_app(self, alias: str, who: Who) -> dict[str, str]:
+        """Delete an app, or stop a temporary one."""
+        return {"revision": await self._deploy.delete(alias, who.account)}
+
+    async def runners(self, who: Who, app: str | None = None) -> dict[str, list[RunnerInfo]]:
+        """List runners: live ones, then the last few that ended."""
+        return {"runners": self._catalog.runners(who.account, app)}
+
+    async def stop_runner(self, id: str, who: Who) -> dict[str, str]:
+        """End one runner."""
+        await self._deploy.stop_runner(id, who.account)
+        return {"runner_id": id}
+
+    # ---- streams -------------------------------------------------------------------------------------------
+    async def events(
+        self,
+        request: Request,
+        who: Who,
+        after: int | None = None,
+        app: str | None = None,
+        subject: str | None = None,
+    ) -> Response:
+        """Stream events after a number, without a gap."""
+        last_seen = request.headers.get("last-event-id")
+        if last_seen is not None and last_seen.isdigit():
+            after = int(last_seen)
+        start = self._bus.last if after is None else after
+        source = self._bus.follow(start, app=app, subject=subject)
+        return self._streams.respond(source, encode_event, ends=False)
+
+    async def logs(
+        self,
+        who: Who,
+        app: str | None = None,
+        runner: str | None = None,
+        request: str | None = None,
+        after: int = 0,
+        follow: bool = False,
+        limit: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+    ) -> Response:
+        """Stream what a runner, or all runners of an app, wrote."""
+        query = LogQuery(after=after, follow=follow, request=request, limit=limit)
+        if runner is not None:
+            row = await self._catalog.runner(who.account, runner)
+            return self._streams.respond(self._logs.of_runner(row, query), encode_line, ends=True)
+        if app is None:
+            raise UsageError("Name an app or a runner.", code="usage.invalid_request")
+        key = (who.account, app)
+        rows = await self._catalog.runner_history(key)
+        return self._streams.respond(self._logs.of_app(key, rows, query), encode_line, ends=True)
+
+    async def build_log(self, hash: str, who: Who, after: int = 0, follow: bool = False) -> Response:
+        """Stream the log of an image's build."""
+        if not _HASH.fullmatch(hash) or not self._images.has_log(hash):
+            raise NotFoundError(f"There is no build log of image {hash[:80]}.", code="image.not_found")
+        lines = self._images.lines(hash, after=after, follow=follow)
+        return self._streams.respond(lines, encode_line, ends=True)
+
+    # ---- sessions ------------------------------------------------------------------------------------------
+    async def open_session(self, body: SessionRequest, request: Request, who: Who) -> SessionInfo:
+        """Open the session of the asking process."""
+        pid = request.scope.get("state", {}).get("peer_pid")
+        row = await self._sessions.open(body, who.account, pid)
+        return SessionInfo(session_id=row.id, pid=row.pid)
+
+    async def close_session(self, id: str, who: Who) -> Response:
+        """End a session and its temporary apps."""
+        await self._sessions.close(id, who.account)
+        return Response(status_code=204)
+
+    async def hold_session(self, id: str, who: Who) -> Response:
+        """Keep a session for as long as this answer is read."""
+        self._sessions.hold(id, who.account)
+        return self._streams.respond(self._held(id), bytes, ends=False)
+
+    async def _held(self, session_id: str) -> AsyncIterator[bytes]:
+        try:
+            yield PING
+            await asyncio.Event().wait()
+        finally:
+            self._sessions.release(session_id)
+
+    def _base(self, request: Request) -> str:
+        host = request.headers.get("host")
+        if host is None or "peer_pid" in request.scope.get("state", {}):
+            return self._identity.url
+        return f"{request.url.scheme}://{host}"
+
+
+def _checked_sha(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise UsageError("A blob is named by its sha256 in hex.", code="usage.invalid_request")
+    return sha256
+
+
+_ROUTES: tuple[tuple[str, str, str, int], ...] = (
+    ("GET", "/instance", "instance", 200),
+    ("GET", "/machines", "machines", 200),
+    ("HEAD", "/blobs/{sha256}", "has_blob", 200),
+    ("PUT", "/blobs/{sha256}", "put_blob", 201),
+    ("POST", "/deployments", "begin", 201),
+    ("GET", "/deployments/{id}", "deployment", 200),
+    ("POST", "/deployments/{id}/cancel", "cancel", 200),
+    ("GET", "/apps", "apps", 200),
+    ("GET", "/apps/{alias}", "app", 200),
+    ("DELETE", "/apps/{alias}", "delete_app", 200),
+    ("GET", "/runners", "runners", 200),
+    ("POST", "/runners/{id}/stop", "stop_runner", 200),
+    ("GET", "/events", "events", 200),
+    ("GET", "/logs", "logs", 200),
+    ("GET", "/images/{hash}/log", "build_log", 200),
+    ("POST", "/sessions", "open_session", 201),
+    ("DELETE", "/sessions/{id}", "close_session", 204),
+    ("GET", "/sessions/{id}/hold", "hold_session", 200),
+)
+
+
+def control_app(control: Control) -> ASGIApp:
+    """Return the application for `/api/`."""
+    app = FastAPI(
+        title="fal-notebook control API",
+        version="1",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.control = control
+    problems.install(app)
+    for method, path, name, status in _ROUTES:
+        handler: Callable[..., Any] = getattr(control, name)
+        app.add_api_route(PREFIX + path, handler, methods=[method], status_code=status, name=name)
+    # Built now: the first answer would pay for it, and nothing may be imported after ready.
+    app.openapi()
+    return _BodyLimit(app)
+
+
+class _BodyLimit:
+    """Refuses bodies over the limit, by their length and by their count; blobs have a limit of their own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(f"{PREFIX}/blobs/"):
+            await self._app(scope, receive, send)
+            return
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        limit = -1 if int(length or 0) > JSON_LIMIT else JSON_LIMIT
+        await self._app(scope, _counted(receive, limit), send)
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    left = limit
+
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, f"The body is larger than {JSON_LIMIT} bytes.")
+        return message
+
+    return counted

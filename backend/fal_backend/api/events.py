@@ -1,0 +1,124 @@
+"""Streams of the control API: numbered events and log lines as server-sent events.
+
+Rules: what is there at once is sent in one piece; a silent stream is pinged, so that both ends notice a dead
+one; a source is ended with its reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+import structlog
+from fastapi.responses import StreamingResponse
+
+from fal_backend.domain.records import EventRow
+from fal_backend.services.views import moment
+from fal_notebook.errors import FalError
+from fal_notebook.sse import PING, encode
+from fal_notebook.wire import Event, LogLine
+
+__all__ = ["PING_S", "RESET", "Streams", "encode_event", "encode_line"]
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+PING_S = 10.0
+RESET = "reset"
+
+_WAITING = 1000
+_PIECE = 64 * 1024
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+def encode_event(row: EventRow) -> bytes:
+    """Return an event as bytes of the stream."""
+    event = Event(
+        n=row.n,
+        at=moment(row.at),
+        subject=row.subject,
+        kind=row.kind,
+        app=row.app,
+        data=json.loads(row.data_json),
+    )
+    return encode(event.model_dump_json(), id=row.n, event=RESET if row.kind == RESET else None)
+
+
+def encode_line(line: LogLine) -> bytes:
+    """Return a log line as bytes of the stream."""
+    return encode(line.model_dump_json(exclude_none=True), id=line.offset)
+
+
+class Streams:
+    """Counts the streams that are open: a backend with a reader is in use."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def respond(
+        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool
+    ) -> StreamingResponse:
+        """Return the answer that streams a source; ends: say so when the source has no more."""
+        content = self._content(source, encoder, ends=ends)
+        return StreamingResponse(content, media_type="text/event-stream", headers=_HEADERS)
+
+    async def _content(
+        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool
+    ) -> AsyncIterator[bytes]:
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        pump = asyncio.create_task(_pump(source, encoder, queue), name="stream")
+        self.open += 1
+        try:
+            # The first bytes say that the stream is open, before anything happens on it.
+            yield PING
+            while True:
+                piece, is_last = await _take(queue)
+                if piece:
+                    yield piece
+                if is_last:
+                    break
+            if ends:
+                yield encode("{}", event="end")
+        finally:
+            self.open -= 1
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+
+async def _pump(
+    source: AsyncIterator[T], encoder: Callable[[T], bytes], queue: asyncio.Queue[bytes | None]
+) -> None:
+    try:
+        async for item in source:
+            await queue.put(encoder(item))
+    except FalError as error:
+        await queue.put(encode(json.dumps({"error": error.to_dict()}), event="error"))
+    except Exception:
+        log.exception("stream.broken")
+    finally:
+        closing = getattr(source, "aclose", None)
+        if closing is not None:
+            await closing()
+    await queue.put(None)
+
+
+async def _take(queue: asyncio.Queue[bytes | None]) -> tuple[bytes, bool]:
+    """Return all that waits as one piece, and whether it was the last."""
+    try:
+        async with asyncio.timeout(PING_S):
+            first = await queue.get()
+    except TimeoutError:
+        return PING, False
+    if first is None:
+        return b"", True
+    parts, size = [first], len(first)
+    while size < _PIECE and not queue.empty():
+        part = queue.get_nowait()
+        if part is None:
+            return b"".join(parts), True
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts), False

@@ -1,0 +1,142 @@
+"""What runners wrote, read from their hosts: of one runner by offset, of a whole app in order of time.
+
+Rules: an app's lines come from several runners, so that their offsets are times in microseconds; followers
+hear of new runners by events and poll nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from fal_backend.domain.records import Runner, RunnerPhase
+from fal_backend.ports import Bus, LogRecord, RunnerProvider
+from fal_backend.services.ledger import AppKey, Ledger
+from fal_backend.services.views import moment
+from fal_notebook.wire import LogLine
+
+__all__ = ["LogQuery", "Logs"]
+
+log = structlog.get_logger()
+
+_SEVERAL = 4096
+_STREAMS = frozenset({"stdout", "stderr", "system"})
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines are wanted."""
+
+    after: int = 0
+    follow: bool = False
+    request: str | None = None
+    limit: int | None = None
+    """Newest lines of the past at most; None: all."""
+
+
+class Logs:
+    """See the module."""
+
+    def __init__(self, provider: RunnerProvider, ledger: Ledger, bus: Bus) -> None:
+        self._provider = provider
+        self._ledger = ledger
+        self._bus = bus
+
+    async def of_runner(self, row: Runner, query: LogQuery) -> AsyncIterator[LogLine]:
+        """Yield a runner's lines from a byte offset; with follow until it has ended."""
+        last: deque[LogLine] = deque(maxlen=query.limit or None)
+        end = query.after
+        async for record in self._records(row.id, after=query.after, follow=False):
+            end = record.offset
+            if _fits(record, query):
+                last.append(_line(record, row.id))
+        for line in last:
+            yield line
+        if query.follow:
+            async for record in self._records(row.id, after=end, follow=True):
+                if _fits(record, query):
+                    yield _line(record, row.id)
+
+    async def of_app(self, key: AppKey, rows: list[Runner], query: LogQuery) -> AsyncIterator[LogLine]:
+        """Yield the lines of all of an app's runners by time; with follow also of those that come."""
+        began = self._ledger.event
+        ends: dict[str, int] = {}
+        found: list[list[LogLine]] = []
+        for row in rows:
+            lines: deque[LogLine] = deque(maxlen=query.limit or None)
+            async for record in self._records(row.id, after=0, follow=False):
+                ends[row.id] = record.offset
+                if record.at > query.after and _fits(record, query):
+                    lines.append(_line(record, row.id, by_time=True))
+            found.append(list(lines))
+        merged = list(heapq.merge(*found, key=lambda line: line.offset))
+        for line in merged[-query.limit :] if query.limit else merged:
+            yield line
+        if query.follow:
+            async for line in self._follow_app(key, rows, ends, began, query):
+                yield line
+
+    async def _follow_app(
+        self, key: AppKey, rows: list[Runner], ends: dict[str, int], began: int, query: LogQuery
+    ) -> AsyncIterator[LogLine]:
+        lines: asyncio.Queue[LogLine] = asyncio.Queue(_SEVERAL)
+        tails: dict[str, asyncio.Task[None]] = {}
+
+        def follow(runner_id: str) -> None:
+            if runner_id not in tails:
+                work = self._tail(runner_id, ends.get(runner_id, 0), query, lines)
+                tails[runner_id] = asyncio.create_task(work, name=f"log of {runner_id}")
+
+        async def watch() -> None:
+            async for event in self._bus.follow(began, app=key[1]):
+                runner_id = event.subject.removeprefix("runner/")
+                row = self._ledger.get(Runner, runner_id)
+                if row is not None and event.kind == "runner.state" and (row.account, row.app) == key:
+                    follow(runner_id)
+
+        for row in rows:
+            if row.phase != RunnerPhase.GONE:
+                follow(row.id)
+        watching = asyncio.create_task(watch(), name=f"runners of {key[1]}")
+        try:
+            while True:
+                yield await lines.get()
+        finally:
+            for task in (watching, *tails.values()):
+                task.cancel()
+            await asyncio.gather(watching, *tails.values(), return_exceptions=True)
+
+    async def _tail(self, runner_id: str, after: int, query: LogQuery, lines: asyncio.Queue[LogLine]) -> None:
+        async for record in self._records(runner_id, after=after, follow=True):
+            if _fits(record, query):
+                await lines.put(_line(record, runner_id, by_time=True))
+
+    async def _records(self, runner_id: str, *, after: int, follow: bool) -> AsyncIterator[LogRecord]:
+        try:
+            async for record in self._provider.logs(runner_id, after=after, follow=follow):
+                yield record
+        except (OSError, TimeoutError) as error:
+            # The host is away for a moment: what it has is read again by whoever asks again.
+            log.warning("logs.unreachable", runner_id=runner_id, error=repr(error))
+
+
+def _fits(record: LogRecord, query: LogQuery) -> bool:
+    return query.request is None or record.request_id == query.request
+
+
+def _line(record: LogRecord, runner_id: str, *, by_time: bool = False) -> LogLine:
+    return LogLine.model_validate(
+        {
+            "offset": record.at if by_time else record.offset,
+            "at": moment(record.at),
+            "stream": record.stream if record.stream in _STREAMS else "stdout",
+            "text": record.text,
+            "runner_id": runner_id,
+            "request_id": record.request_id,
+        }
+    )

@@ -1,0 +1,306 @@
+"""Joins ports and adapters into one running backend; the only module that names an adapter.
+
+Rules: everything is imported before `READY` is said and nothing after it; callers may queue from the first
+moment, but none is let through before the runners of before are adopted; the exit code tells the supervisor
+what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+import fal_notebook
+from fal_backend.adapters.blobs_fs import BlobFolder
+from fal_backend.adapters.builder_uv import UvBuilder
+from fal_backend.adapters.bus import EventBus
+from fal_backend.adapters.hosts import LOCAL_NODE, Hosts
+from fal_backend.adapters.machines import load_catalogue, read_inventory
+from fal_backend.adapters.store.first_start import ensure_account
+from fal_backend.adapters.store.opening import SchemaTooOld, open_store
+from fal_backend.adapters.store.retention import keep_trimming
+from fal_backend.adapters.store.store import SqliteStore
+from fal_backend.api.auth import Auth
+from fal_backend.api.control import Control, Identity, control_app
+from fal_backend.api.edge import Edge, serve
+from fal_backend.api.events import Streams
+from fal_backend.api.gateway import Gateway
+from fal_backend.domain.records import Account
+from fal_backend.services.capacity import Capacity
+from fal_backend.services.catalog import Catalog
+from fal_backend.services.deploy import Deploy
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.fleet import Fleet
+from fal_backend.services.idleness import Idleness
+from fal_backend.services.images import Images
+from fal_backend.services.ledger import Ledger
+from fal_backend.services.logs import Logs
+from fal_backend.services.reconcile import Reconcile
+from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.sessions import Sessions
+from fal_backend.settings import Settings
+from fal_notebook.errors import FalError
+
+try:
+    from fal_backend.api.pages import Pages
+except ModuleNotFoundError:
+
+    class Pages:  # type: ignore[no-redef]
+        def __init__(self, *_: Any) -> None: ...
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b"no pages yet"})
+
+
+__all__ = ["run"]
+
+log = structlog.get_logger()
+
+ENDED = 0
+FAILED = 1
+OLDER_SCHEMA = 76
+BAD_CONFIGURATION = 78
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to end and return the exit code for the supervisor."""
+    _configure_logging()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+@dataclass(frozen=True)
+class _House:
+    """All rooms of one running backend."""
+
+    store: SqliteStore
+    hosts: Hosts
+    builder: UvBuilder
+    fleet: Fleet
+    images: Images
+    reconcile: Reconcile
+    sessions: Sessions
+    idleness: Idleness
+    edge: Edge
+
+
+async def _serve(settings: Settings) -> int:
+    status = _Status(settings.fds.status)
+    try:
+        store, bus = open_store(settings.places, asyncio.get_running_loop())
+    except SchemaTooOld as error:
+        log.warning("store.too_old", error=str(error))
+        return OLDER_SCHEMA
+    except FalError as error:
+        return _refused(error)
+    try:
+        account = await ensure_account(store, settings.places)
+        house = await _build(settings, store, bus, account)
+        return await _live(settings, house, status)
+    except FalError as error:
+        return _refused(error)
+    finally:
+        await store.close()
+
+
+async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account: Account) -> _House:
+    places = settings.places
+    machines_file = settings.machines_file or places.home / "machines.toml"
+    machines = load_catalogue(read_inventory(), machines_file).all()
+    blobs, builder = BlobFolder(places), UvBuilder(places)
+    hosts = Hosts({LOCAL_NODE: places.host_socket}, backend_id=settings.instance_id)
+    ledger = Ledger(store, bus)
+    await ledger.load()
+    auth = await Auth.load(store)
+
+    dispatch = Dispatch(
+        on_demand=lambda revision: reconcile.on_demand(revision),
+        on_verdict=lambda runner_id, reason: reconcile.on_verdict(runner_id, reason),
+        on_drained=lambda runner_id: reconcile.on_drained(runner_id),
+    )
+    fleet = Fleet(
+        store=store,
+        ledger=ledger,
+        blobs=blobs,
+        builder=builder,
+        provider=hosts,
+        dispatch=dispatch,
+        catalogue=machines,
+        data=places.home / "data",
+    )
+    images = Images(builder, ledger)
+    capacity = Capacity(ledger, dispatch, fleet, machines)
+    rollouts = Rollouts(capacity, fleet, images)
+    reconcile = Reconcile(
+        ledger=ledger, fleet=fleet, images=images, dispatch=dispatch, capacity=capacity, rollouts=rollouts
+    )
+    deploy = Deploy(
+        store=store,
+        ledger=ledger,
+        blobs=blobs,
+        builder=builder,
+        reconcile=reconcile,
+        rollouts=rollouts,
+        fleet=fleet,
+        catalogue=machines,
+    )
+    sessions = Sessions(ledger, reconcile, deploy)
+    catalog = Catalog(
+        store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, machines=machines
+    )
+    streams = Streams()
+    idleness = Idleness(ledger, lambda: streams.open)
+    identity = Identity(
+        instance_id=settings.instance_id,
+        version=_version(),
+        owner=account.nickname,
+        url=settings.url,
+        secret=places.instance_secret.read_bytes(),
+    )
+    control = Control(
+        identity=identity,
+        auth=auth,
+        blobs=blobs,
+        bus=bus,
+        catalog=catalog,
+        deploy=deploy,
+        sessions=sessions,
+        images=images,
+        logs=Logs(hosts, ledger, bus),
+        streams=streams,
+        idleness=idleness,
+    )
+    edge = Edge(
+        Gateway(dispatch, auth),
+        control_app(control),
+        Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
+        url=settings.url,
+        allow_hosts=settings.allow_hosts,
+        allow_origins=settings.allow_origins,
+        ready=reconcile.adopted.is_set,
+    )
+    return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, edge)
+
+
+async def _live(settings: Settings, house: _House, status: _Status) -> int:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    tcp, api = socket.socket(fileno=settings.fds.tcp), socket.socket(fileno=settings.fds.api)
+    house.reconcile.open_routes()
+    house.sessions.resume()
+    tasks = [
+        _task("reconcile", house.reconcile.run()),
+        _task("hosts", house.hosts.run(house.reconcile.on_news, house.store.leader)),
+        _task("retention", keep_trimming(house.store)),
+        _task("serve", serve(house.edge, tcp=tcp, api=api)),
+        _task("told", told.wait()),
+    ]
+    if settings.embedded:
+        tasks.append(_task("idle", house.idleness.wait(settings.idle_exit_s)))
+    preparing = _task("prepare", house.builder.prepare())
+    status.say("READY")
+    log.info("backend.ready", url=settings.url, leader=house.store.leader, pid=os.getpid())
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return _code(ended)
+    finally:
+        status.say("STOPPING")
+        house.sessions.stop()
+        await _end([*tasks, preparing])
+        await house.images.close()
+        await house.fleet.close()
+
+
+def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(work, name=name)
+
+
+def _code(ended: set[asyncio.Task[Any]]) -> int:
+    for task in ended:
+        error = task.exception()
+        if error is not None:
+            log.error("backend.failed", room=task.get_name(), exc_info=error)
+            return FAILED
+    log.info("backend.ends", why=sorted(task.get_name() for task in ended))
+    return ENDED
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    # Callers first: what they still ask for needs the other rooms.
+    for name in ("serve", None):
+        chosen = [task for task in tasks if name in (None, task.get_name())]
+        for task in chosen:
+            task.cancel()
+        await asyncio.gather(*chosen, return_exceptions=True)
+
+
+def _refused(error: FalError) -> int:
+    log.error("backend.refused", code=error.code, error=str(error))
+    sys.stderr.write(f"fal-nb: {error}\n")
+    return BAD_CONFIGURATION
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("fal-notebook")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+source"
+
+
+class _Status:
+    """The pipe on which the supervisor is told how far this process is."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def say(self, line: str) -> None:
+        """Write one line; a supervisor that is gone hears nothing."""
+        with contextlib.suppress(OSError):
+            os.write(self._fd, f"{line}\n".encode())
+
+
+def _configure_logging() -> None:
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+            foreign_pre_chain=shared,
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    for noisy in ("asyncio", "uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
