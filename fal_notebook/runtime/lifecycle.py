@@ -17,7 +17,6 @@ import mmap
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -57,6 +56,10 @@ def build_front(instance: App, calls: Calls, threads: SlotThreads, on_end: Calla
     app = schema.build_app(instance, wrap=threads.wrap)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     return Front(app, calls, cancel_paths=paths, on_end=on_end)
+
+
+class _EndAtOnceError(SystemExit):
+    """SIGTERM before the runner was ready; passes through user code like any exit of Python."""
 
 
 class _Life:
@@ -153,7 +156,7 @@ class _Life:
 
     def _give_up(self, error: BaseException) -> int:
         """Tell the host why, unless this runner was told to end or had been ready."""
-        if isinstance(error, SystemExit) and self._phase != "server" and error.code in (0, None):
+        if isinstance(error, _EndAtOnceError):
             return 0
         if self._phase in ("check", "thaw", "setup", "server"):
             report = failure.explain(error, self._phase, self._manifest)
@@ -181,7 +184,7 @@ def _call_hook(hook: Callable[[], Any], loop: asyncio.Runner) -> None:
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
     """SIGTERM before the server is up: nothing to drain."""
-    sys.exit(0)
+    raise _EndAtOnceError(0)
 
 
 def _map(path: str) -> mmap.mmap:

@@ -160,7 +160,8 @@ def test_a_forked_runner_says_setup_then_server_then_ready_and_answers(host: Tin
     ]
     status, headers, body = runner.call("/", {"x": 3})
     assert (status, json.loads(body)["x"]) == (200, 3)
-    assert "server" not in headers and "date" not in headers
+    assert "server" not in headers
+    assert "date" not in headers
     assert runner.call("/health", method="GET")[0] == 200
     assert "/async" in json.loads(runner.call("/openapi.json", method="GET")[2])["paths"]
 
@@ -190,10 +191,11 @@ def test_a_runner_is_the_hosts_child_with_a_scrubbed_environment_and_only_its_ow
         "FAL_REVISION": "rev-1",
         "IS_ISOLATE_AGENT": "1",
     }.items() <= env.items()
-    assert env["FAL_RUNNER_STATE"] == "RUNNING" and env["CUDA_VISIBLE_DEVICES"] == ""
+    assert env["FAL_RUNNER_STATE"] == "RUNNING"
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
     assert env["FAL_PERSISTENT_DIR"] == found["cwd"]
     assert "FAL_NB_RUNNER_FDS" not in env
-    zygotes = {os.readlink(link) for link in Path(f"/proc/{host.process.pid}/fd").iterdir()} - {os.devnull}
+    zygotes = {str(link.readlink()) for link in Path(f"/proc/{host.process.pid}/fd").iterdir()} - {os.devnull}
     assert not zygotes & set(found["fds"].values())
     assert len(found["fds"]) <= 17  # its own nine, the connection, and what libuv opens for itself
     assert str(runner.own / "site") in found["path"]
@@ -222,11 +224,9 @@ def test_over_the_limit_the_gate_answers_at_the_head_and_get_passes_beside_it(ho
     head = b"POST / HTTP/1.1\r\nhost: x\r\nx-fal-request-id: second\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n"
     connection.sock.sendall(head)
     answer = connection.sock.recv(65536)
-    assert (
-        answer.startswith(b"HTTP/1.1 429")
-        and b"x-fal-nb-busy: 1" in answer
-        and b"connection: close" in answer
-    )
+    assert answer.startswith(b"HTTP/1.1 429")
+    assert b"x-fal-nb-busy: 1" in answer
+    assert b"connection: close" in answer
     assert runner.call("/health", method="GET")[0] == 200
     assert runner.call("/", {}, request_id="third")[1]["x-fal-nb-busy"] == "1"
     thread.join()
@@ -350,7 +350,8 @@ def test_ctl_answers_while_the_loop_is_blocked(host: TinyHost) -> None:
     runner.wait_for_line("begin")
     assert listing(runner) == [("blocked", "running")]
     stacks = runner.call("/stacks", method="GET", ctl=True)[2].decode()
-    assert "MainThread" in stacks and "in block" in stacks
+    assert "MainThread" in stacks
+    assert "in block" in stacks
     assert thread.is_alive()
     thread.join()
 
@@ -364,7 +365,9 @@ def test_drain_refuses_new_calls(host: TinyHost) -> None:
 def test_an_app_cannot_send_the_runtimes_headers(host: TinyHost) -> None:
     runner = ready(host)
     status, headers, _ = runner.call("/forge", {})
-    assert status == 200 and headers["x-mine"] == "yes" and "x-fal-nb-busy" not in headers
+    assert status == 200
+    assert headers["x-mine"] == "yes"
+    assert "x-fal-nb-busy" not in headers
 
 
 def test_lines_belong_to_the_call_that_printed_them(host: TinyHost) -> None:
@@ -403,8 +406,10 @@ def test_a_failing_setup_tells_its_traceback_with_the_cells_lines(host: TinyHost
     said = runner.wait_for("failed")
     assert said["phase"] == "setup"
     error = said["error"]
-    assert error["code"] == "runner.setup_failed" and "boom" in error["message"]
-    assert 'helper("boom")' in error["traceback"] and "raise RuntimeError(text)" in error["traceback"]
+    assert error["code"] == "runner.setup_failed"
+    assert "boom" in error["message"]
+    assert 'helper("boom")' in error["traceback"]
+    assert "raise RuntimeError(text)" in error["traceback"]
     assert "lifecycle.py" not in error["traceback"]
     assert error["where"]["line"] == 5
     assert runner.wait_end() == 1
@@ -417,7 +422,7 @@ def test_without_sources_the_class_text_is_shown_at_its_lines(host: TinyHost) ->
     assert '    helper("boom")' in said["error"]["traceback"]
 
 
-@pytest.mark.parametrize("source, phase", [("setup", "setup"), ("thaw", "thaw")])
+@pytest.mark.parametrize(("source", "phase"), [("setup", "setup"), ("thaw", "thaw")])
 def test_a_missing_package_is_named_with_the_line_to_add(host: TinyHost, source: str, phase: str) -> None:
     text = FAILING.replace('helper("boom")', "import yaml_of_nowhere.sub")
     if source == "thaw":
@@ -466,7 +471,8 @@ def test_a_lifespan_that_hangs_is_never_ready_and_shows_its_stack(host: TinyHost
 def test_a_lifespan_that_raises_fails_in_the_server_phase(host: TinyHost) -> None:
     runner = host.start(LIFESPAN.format(body='raise ValueError("no life")'))
     said = runner.wait_for("failed")
-    assert said["phase"] == "server" and "no life" in said["error"]["traceback"]
+    assert said["phase"] == "server"
+    assert "no life" in said["error"]["traceback"]
     assert runner.wait_end() == 1
 
 
@@ -499,7 +505,8 @@ class Demo(fal.App):
 def test_async_hooks_run_on_the_loop_that_serves(host: TinyHost) -> None:
     runner = ready(host, ASYNC_HOOKS)
     found = json.loads(runner.call("/", {})[2])
-    assert found["same"] and found["ticks"] > 3
+    assert found["same"]
+    assert found["ticks"] > 3
     runner.send(signal.SIGTERM)
     assert runner.wait_end() == 0
     assert runner.wait_for_line("torn down True")
@@ -614,7 +621,7 @@ def test_a_hosts_death_ends_its_zygote_and_its_runners() -> None:
         host.kill()
         host.wait()
         host.stdout.close()
-        wait_until(lambda: not any(is_alive(pid) for pid in pids), f"{pids} live on")
+        wait_until(lambda pids=pids: not any(map(is_alive, pids)), f"{pids} live on")
 
 
 def test_a_zygote_ends_with_its_channel_while_its_runners_live_on(host: TinyHost) -> None:
