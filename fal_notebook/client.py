@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from fal_notebook import sse
 from fal_notebook.answers import failure, refused, unreachable
 from fal_notebook.config import Profile, resolve
 from fal_notebook.embedded import Say, ensure_backend
-from fal_notebook.errors import AuthError, BackendError, NotFoundError
+from fal_notebook.errors import AuthError, BackendError, NotFoundError, error_from_dict
 from fal_notebook.loop import Feed, Loop, private_loop
 from fal_notebook.wire import (
     API_VERSION,
@@ -192,9 +193,6 @@ class AsyncClient:
         while True:
             params = {"after": str(last)} | ({"app": app} if app else {})
             async for message in self._stream("/api/v1/events", params):
-                if message.event == "reset":
-                    yield Event.model_validate({"n": last, "at": 0, "subject": "", "kind": "reset"})
-                    continue
                 event = Event.model_validate_json(message.data)
                 last = max(last, event.n)
                 yield event
@@ -245,6 +243,8 @@ class AsyncClient:
                     self._checked(answer)
                 async for chunk in answer.aiter_bytes():
                     for message in decoder.feed(chunk):
+                        if message.event == "error":
+                            raise error_from_dict(json.loads(message.data)["error"])
                         yield message
         except httpx.TransportError:
             # The caller opens it again from its last number; a backend that stays away shows in plain calls.
