@@ -94,6 +94,7 @@ class _House:
     reconcile: Reconcile
     sessions: Sessions
     idleness: Idleness
+    streams: Streams
     edge: Edge
 
 
@@ -192,7 +193,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         allow_origins=settings.allow_origins,
         ready=reconcile.adopted.is_set,
     )
-    return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, edge)
+    return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, streams, edge)
 
 
 async def _live(settings: Settings, house: _House, status: _Status) -> int:
@@ -221,6 +222,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
     finally:
         status.say("STOPPING")
         house.sessions.stop()
+        house.streams.end()
         await _end([*tasks, preparing])
         await house.images.close()
         await house.fleet.close()

@@ -57,6 +57,16 @@ class Streams:
 
     def __init__(self) -> None:
         self.open = 0
+        self._queues: set[asyncio.Queue[bytes | None]] = set()
+        self._is_ending = False
+
+    def end(self) -> None:
+        """End all streams, so that a backend that stops need not wait for their readers."""
+        self._is_ending = True
+        for queue in self._queues:
+            while queue.full():
+                queue.get_nowait()
+            queue.put_nowait(None)
 
     def respond(
         self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool
@@ -71,6 +81,7 @@ class Streams:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
         pump = asyncio.create_task(_pump(source, encoder, queue), name="stream")
         self.open += 1
+        self._queues.add(queue)
         try:
             # The first bytes say that the stream is open, before anything happens on it.
             yield PING
@@ -80,10 +91,11 @@ class Streams:
                     yield piece
                 if is_last:
                     break
-            if ends:
+            if ends and not self._is_ending:
                 yield encode("{}", event="end")
         finally:
             self.open -= 1
+            self._queues.discard(queue)
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
 

@@ -130,7 +130,7 @@ class Capacity:
             node="",
             epoch=0,
             phase=RunnerPhase.PENDING.value,
-            machine_type=self._fleet.spec(revision.id).machine_types[0],
+            machine_type=self._fleet.spec_of(revision).machine_types[0],
             created_at=draft.now,
             deadline=0,
         )
@@ -146,7 +146,7 @@ class Capacity:
             alarm.cancel()
 
     def _place(self, draft: Draft, row: Runner) -> None:
-        spec = self._fleet.spec(row.revision)
+        spec = self._fleet.spec_of(draft.need(Revision, row.revision))
         event: machine.RunnerEvent
         try:
             found = choose(spec.machine_types, self._catalogue)

@@ -141,6 +141,7 @@ class Deploy:
         revision = alias.revision if alias is not None else under_way[-1].revision
         if alias is not None:
             draft.delete(alias)
+            draft.reasons[key] = reason
         draft.emit(f"app/{key[1]}", "app.deleted", {"reason": reason, "revision": revision}, app=key[1])
         return revision
 

@@ -36,6 +36,9 @@ AppKey = tuple[str, str]
 
 _ENDED_KEPT = 5
 
+_RANK = {"runner.state": 1, "alias.switched": 2, "app.deleted": 2, "deployment.state": 3}
+"""Order of events of one transaction: causes first, so that a runner is ready before the alias moves to it."""
+
 
 def app_key(row: Runner | Deployment | Revision) -> AppKey:
     """Return the app that a row belongs to."""
@@ -204,6 +207,8 @@ class Draft:
         self.dirty_revisions: set[str] = set()
         """What has to be looked at again before this draft is complete."""
         self.acts: list[Callable[[], None]] = []
+        self.reasons: dict[AppKey, str] = {}
+        """Why apps were deleted in this draft."""
 
     @property
     def is_empty(self) -> bool:
@@ -291,7 +296,7 @@ class Draft:
                 written.append(tx.update(row))
         for kind, id in self.deleted:
             tx.delete(kind, id)
-        for event in self._events:
+        for event in sorted(self._events, key=lambda event: _RANK.get(event.kind, 0)):
             tx.emit(event.subject, event.kind, event.data, app=event.app)
         return written
 

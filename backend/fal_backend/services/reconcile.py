@@ -29,7 +29,7 @@ from fal_backend.services.images import Images
 from fal_backend.services.ledger import Draft, Ledger
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.views import deployment_data, runner_data
-from fal_notebook.errors import FalError
+from fal_notebook.errors import BackendError, FalError
 from fal_notebook.wire import AuthMode
 
 __all__ = ["Reconcile", "route_of"]
@@ -49,6 +49,10 @@ class _Step:
     run: Callable[[Draft], Any]
     future: asyncio.Future[Any] | None = None
     result: Any = None
+
+    def fail(self, error: Exception) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
 
 
 class Reconcile:
@@ -138,23 +142,20 @@ class Reconcile:
 
     async def _decide(self, steps: list[_Step]) -> None:
         draft = Draft(self._ledger, time.time_ns() // 1000)
-        for step in steps:
-            self._run_step(draft, step)
-        self._settle(draft)
-        runners = list(draft.changes(Runner))
-        aliases = list(draft.changes(Alias))
-        gone = [row for row in draft.deleted.values() if isinstance(row, Alias)]
-        self._tell(draft, runners)
         try:
-            await self._ledger.commit(draft)
-        except BaseException as error:
             for step in steps:
-                if step.future is not None and not step.future.done():
-                    step.future.set_exception(
-                        error if isinstance(error, Exception) else RuntimeError("ended")
-                    )
+                self._run_step(draft, step)
+            self._settle(draft)
+            runners = list(draft.changes(Runner))
+            aliases = [after for _, after in draft.changes(Alias)]
+            gone = [row for row in draft.deleted.values() if isinstance(row, Alias)]
+            self._tell(draft, runners)
+            await self._ledger.commit(draft)
+        except BaseException:
+            for step in steps:
+                step.fail(BackendError("The backend is ending.", fix="Try again.", code="backend.ending"))
             raise
-        self._act(runners, [after for _, after in aliases], gone)
+        self._act(runners, aliases, gone)
         for act in draft.acts:
             act()
         for step in steps:
@@ -167,12 +168,10 @@ class Reconcile:
         except FalError as error:
             if step.future is None:
                 log.warning("reconcile.step_refused", error=error.message)
-            elif not step.future.done():
-                step.future.set_exception(error)
+            step.fail(error)
         except Exception as error:
             log.exception("reconcile.step_failed")
-            if step.future is not None and not step.future.done():
-                step.future.set_exception(error)
+            step.fail(error)
 
     def _settle(self, draft: Draft) -> None:
         for _ in range(_ROUNDS):

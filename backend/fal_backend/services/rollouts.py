@@ -153,7 +153,7 @@ class Rollouts:
         return row
 
     def _overdue(self, draft: Draft, row: Deployment) -> Deployment:
-        spec = self._fleet.spec(row.revision)
+        spec = self._fleet.spec_of(draft.need(Revision, row.revision))
         startup_s = spec.scale.startup_timeout or 600
         error = no_runner(startup_s, spec.class_name)
         return self.apply(draft, row, rollout.Tick(2 * startup_s * _SECOND, error))
@@ -214,7 +214,7 @@ class Rollouts:
         for _, one in draft.changes(Deployment):
             if one.revision == row.revision and one.state in _UNWANTED:
                 return _UNWANTED[DeploymentState(one.state)]
-        return "replaced" if draft.alias(key) is not None else "app_deleted"
+        return "replaced" if draft.alias(key) is not None else draft.reasons.get(key, "deleted")
 
 
 def _moved(before: Alias | None, row: Deployment, now: int, *, owner: str) -> Alias:
