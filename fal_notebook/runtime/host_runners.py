@@ -271,11 +271,13 @@ class Runner:
     def sweep(self, spare: frozenset[int]) -> None:
         """Kill what it left behind: children, daemons, whatever holds its output."""
         seen: set[int] = set()
+        quiet = 0
         for _ in range(_SWEEPS):
-            left = (
-                set(find_leftovers(self.pid, f"FAL_RUNNER_ID={self.id}", self.ends.pipes, spare=spare)) - seen
-            )
-            if not left:
+            found = find_leftovers(self.pid, f"FAL_RUNNER_ID={self.id}", self.ends.pipes, spare=spare)
+            left = set(found) - seen
+            # Twice nothing: one scan may miss a child whose parent ended between the listing and the look.
+            quiet = 0 if left else quiet + 1
+            if quiet == 2:
                 return
             seen |= left
             for pid in left:

@@ -140,23 +140,30 @@ def find_leftovers(
 
     mark is text in the environment of what it started (`FAL_RUNNER_ID=…`); pipes are links of /proc/*/fd
     (`pipe:[123]`) that only its processes hold. A child that was forked without exec, twice and in a session
-    of its own, shows the zygote's environment and became a child of this process, yet still holds those
+    of its own, shows the zygote's environment and has become a child of this process, yet still holds those
     pipes. spare is never returned.
     """
     table = _table()
-    found = {pid} if pid in table else set()
-    needle, reaper = mark.encode(), os.getpid()
-    for number, (parent, session) in table.items():
-        if number in spare or number == reaper:
+    ours = _tree(table, {os.getpid()})
+    found: set[int | None] = {pid} if pid in table else set()
+    needle = mark.encode()
+    for number, (_, session) in table.items():
+        if number in spare or number == os.getpid():
             continue
-        if session == pid or _is_marked(number, needle) or (parent == reaper and _holds(number, pipes)):
+        if session == pid or _is_marked(number, needle) or (number in ours and _holds(number, pipes)):
             found.add(number)
+    return sorted(number for number in _tree(table, found) if number not in spare)
+
+
+def _tree(table: Mapping[int, tuple[int, int]], roots: Iterable[int | None]) -> set[int]:
+    """Return the roots and all their descendants."""
+    found = {root for root in roots if root is not None}
     grew = True
     while grew:
-        more = {n for n, (parent, _) in table.items() if parent in found} - found
+        more = {number for number, (parent, _) in table.items() if parent in found} - found
         found |= more
         grew = bool(more)
-    return sorted(number for number in found if number is not None and number not in spare)
+    return found
 
 
 def _table() -> dict[int, tuple[int, int]]:

@@ -233,7 +233,7 @@ class Kit:
 
     def children(self) -> list[int]:
         """Processes of this kit other than the host."""
-        return [pid for pid in processes(str(self.root), *(f"r-{n:012x}" for n in range(1, 40)))]
+        return processes(str(self.root), *(f"r-{number:012x}" for number in range(1, 40)))
 
     async def close(self) -> None:
         await self.disconnect()
