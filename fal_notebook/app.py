@@ -196,7 +196,9 @@ class App:
                 raise AppError(f"`{cls.__name__}` has no setting `{key}`.", fix=_did_you_mean(key, valid))
         own = vars(cls).get("host_kwargs", {})
         cls._fal_keywords = {**own, **keywords}
-        inherited = next((base.host_kwargs for base in cls.__mro__[1:] if hasattr(base, "host_kwargs")), {})
+        inherited: dict[str, Any] = next(
+            (base.host_kwargs for base in cls.__mro__[1:] if hasattr(base, "host_kwargs")), {}
+        )
         cls.host_kwargs = {**inherited, **cls._fal_keywords}
         # a subclass of a concrete App inherits the parent's name, also a derived one, as in fal
         cls.app_name = name or cls.app_name or derive_name(cls.__name__)

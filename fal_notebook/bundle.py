@@ -8,7 +8,6 @@ never thaws.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import inspect
 import io
 import linecache
@@ -17,6 +16,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import cloudpickle
+import fastapi
+import pydantic
 
 from fal_notebook.app import App, check_built, endpoints_of
 from fal_notebook.errors import AppError, BundleError, FalError, Where
@@ -48,7 +51,13 @@ REFUSED_BYTES = 100_000_000
 _CONTRACT = "runtime 1"
 """Part of every identity: raised when a runner of this release could not thaw older bundles."""
 
-_CHECKED = ("pydantic", "fastapi", "cloudpickle")
+_VERSIONS = {
+    "pydantic": pydantic.VERSION,
+    "fastapi": fastapi.__version__,
+    "cloudpickle": cloudpickle.__version__,
+}
+"""As loaded here, which is what counts where a package was upgraded under a running kernel."""
+
 _LARGEST_SOURCE = 1_000_000
 
 
@@ -249,10 +258,9 @@ def _manifest(
     source = text.source if text else (provenance.class_source(cls) if provenance else None) or ""
     payload_hash = _sha256(payload)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    versions = {name: importlib.metadata.version(name) for name in _CHECKED}
     files = sorted(f"{name} {_sha256(file.text.encode())}" for name, file in sources.items())
     identity = found.identity(
-        _CONTRACT, python, *(f"{name}=={version}" for name, version in versions.items()), *files
+        _CONTRACT, python, *(f"{name}=={version}" for name, version in _VERSIONS.items()), *files
     )
     return BundleManifest(
         identity=payload_hash if found.is_volatile else identity,
@@ -261,7 +269,7 @@ def _manifest(
         payload_bytes=len(payload),
         buffers=[_sha256(buffer) for buffer in buffers],
         python_version=python,
-        versions=versions,
+        versions=dict(_VERSIONS),
         captures=[_capture(variable) for variable in found.captures],
         imports=sorted(
             {*found.packages, *(root_of(item.module) for item in found.imports)}
@@ -350,20 +358,13 @@ def check_versions(manifest: BundleManifest) -> None:
             code="bundle.mismatch",
         )
     for name, version in manifest.versions.items():
-        found = _version(name)
+        found = _VERSIONS.get(name)
         if found != version:
             raise BundleError(
                 f"The App was made with {name} {version}, the runner has {found or 'none'}.",
                 fix=f"Remove `{name}` from `requirements`, or require `{name}=={version}`.",
                 code="bundle.mismatch",
             )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def thaw(payload: bytes, buffers: Sequence[Any]) -> type[App]:

@@ -180,6 +180,11 @@ def failure(error: Exception) -> Response:
             return JSONResponse({"detail": detail}, error.status_code, _units(error.billable_units))
         case RequestCancelledException():
             return JSONResponse({"detail": error.message}, 499)
+        case _:
+            return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Response:
     message = _gpu_message(error)
     if message is not None:
         _print_traceback(error)

@@ -360,7 +360,7 @@ class _Walker:
             for name in array.dtype.names:
                 self._array(np.asarray(array[name]))
         else:
-            self._put(b"D", memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            self._put(b"D", np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def _tensor(self, tensor: Any) -> None:
         import torch
@@ -405,8 +405,8 @@ class _Walker:
 
 
 def _has_own_reduction(kind: type) -> bool:
-    standard = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-    return not standard or getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None)
+    hooks = ("__reduce_ex__", "__reduce__", "__getstate__")
+    return any(getattr(kind, hook, None) is not getattr(object, hook, None) for hook in hooks)
 
 
 def _enum_parts(cls: type) -> dict[str, Any]:

@@ -134,10 +134,10 @@ def _missing(found: Survey, coverage: Coverage, provenance: Provenance | None) -
     installs = _installs_packages(found)
     for root, (use, variable) in _needed(found).items():
         kind = kind_of(root)
+        if kind not in (ModuleKind.INSTALLED, ModuleKind.MISSING):
+            continue
         distribution = distribution_of(root)
-        if kind not in (ModuleKind.INSTALLED, ModuleKind.MISSING) or _is_covered(
-            root, distribution, coverage
-        ):
+        if _is_covered(root, distribution, coverage):
             continue
         certain = (
             kind is ModuleKind.INSTALLED and not coverage.is_open and not (installs and variable is None)
@@ -235,13 +235,11 @@ def _skewed(found: Survey, coverage: Coverage, provenance: Provenance | None) ->
         if variable.kind in ("function", "class", "module"):
             continue
         for root in sorted(variable.found.packages):
+            if kind_of(root) is not ModuleKind.INSTALLED:
+                continue
             distribution = distribution_of(root)
             version = installed_version(distribution)
-            if (
-                kind_of(root) is ModuleKind.INSTALLED
-                and version
-                and _is_covered(root, distribution, coverage)
-            ):
+            if version and _is_covered(root, distribution, coverage):
                 yield from _skew(variable, root, (distribution, version), coverage, provenance)
 
 

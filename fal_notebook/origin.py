@@ -78,10 +78,10 @@ def class_text(
         node = _class_at(text, cls.__name__, code.co_firstlineno)
         if node is not None:
             return _cut(text, node, code.co_filename)
-    for text in (source, provenance.class_source(cls) if provenance else None, _module_text(cls)):
-        node = _class_at(text, cls.__name__, None) if text else None
-        if text and node is not None:
-            return _cut(text, node, None)
+    for given in (source, provenance.class_source(cls) if provenance else None, _module_text(cls)):
+        node = _class_at(given, cls.__name__, None) if given else None
+        if given and node is not None:
+            return _cut(given, node, None)
     return None
 
 

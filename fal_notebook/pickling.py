@@ -84,7 +84,7 @@ class Freezer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             return reducer(value)
         if isinstance(value, io.IOBase) and is_secret_file(value):
             raise BundleError(
-                f"The open file {value.name!r} looks secret; its content would be sent.",
+                f"The open file {getattr(value, 'name', '')!r} looks secret; its content would be sent.",
                 code="bundle.secret_file",
             )
         return super().reducer_override(value)
