@@ -1,0 +1,89 @@
+// What an app is made of, on one line or as a list.
+import type { JSX } from 'preact';
+import type { AppDetail } from '../../api/wire.gen';
+import type { Host } from '../host';
+import { bytes } from '../words';
+import type { Facts } from './saved';
+
+/** The facts of a live app in the form in which they are saved. */
+export function factsOf(detail: AppDetail): Facts {
+  return {
+    endpoints: detail.endpoints.map(endpoint => ({ method: 'POST', path: endpoint.path, name: endpoint.method })),
+    machine: detail.machine_types.join(', ') || null,
+    requirements: detail.requirements.flat(),
+    captures: detail.captures
+  };
+}
+
+export function FactsLine({ facts, host }: { facts: Facts; host: Host }): JSX.Element | null {
+  const { endpoints, machine, requirements, captures } = facts;
+  if (!endpoints.length && !machine) {
+    return null;
+  }
+  return (
+    <div class="fal-row fal-base fal-wrap fal-sm fal-facts">
+      {endpoints.length > 0 && (
+        <Fact name={endpoints.length === 1 ? 'Endpoint' : 'Endpoints'}>
+          {endpoints.slice(0, 6).map(endpoint => (
+            <code key={endpoint.path}>
+              {endpoint.method} {endpoint.path}
+            </code>
+          ))}
+        </Fact>
+      )}
+      {machine && <Fact name="Machine">{machine}</Fact>}
+      {requirements.length > 0 && (
+        <Fact name="Requires">
+          {requirements.slice(0, 6).map(line => (
+            <code key={line}>{line}</code>
+          ))}
+          {requirements.length > 6 && <span class="fal-dim">and {requirements.length - 6} more</span>}
+        </Fact>
+      )}
+      {captures.length > 0 && (
+        <Fact name="Captured">
+          {captures.slice(0, 5).map(capture => (
+            <Captured key={capture.name} capture={capture} host={host} />
+          ))}
+          {captures.length > 5 && <span class="fal-dim">and {captures.length - 5} more</span>}
+        </Fact>
+      )}
+    </div>
+  );
+}
+
+function Fact(props: { name: string; children: preact.ComponentChildren }): JSX.Element {
+  return (
+    <span class="fal-row fal-base fal-row-4 fal-wrap">
+      <span class="fal-dim">{props.name}</span> {props.children}
+    </span>
+  );
+}
+
+function Captured({ capture, host }: { capture: Facts['captures'][number]; host: Host }): JSX.Element {
+  const cell = capture.cell;
+  const size = capture.size_bytes !== null ? bytes(capture.size_bytes) : '';
+  return (
+    <span class="fal-row fal-base fal-row-4" title={capture.kind}>
+      <code>{capture.name}</code>
+      <span class="fal-dim">
+        {size}
+        {cell?.execution_count != null ? ' from' : ''}
+      </span>
+      {cell?.execution_count != null && <CellLink label={`In [${cell.execution_count}]`} cellId={cell.cell_id} line={null} host={host} />}
+    </span>
+  );
+}
+
+/** A link to a cell where the place around can go there, else its name. */
+export function CellLink(props: { label: string; cellId: string | null; line: number | null; host: Host }): JSX.Element {
+  const { host, cellId, line } = props;
+  if (!host.goTo || !cellId) {
+    return <span>{props.label}</span>;
+  }
+  return (
+    <button type="button" class="fal-link" onClick={() => host.goTo?.({ cell_id: cellId, line })}>
+      {props.label}
+    </button>
+  );
+}

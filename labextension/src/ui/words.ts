@@ -1,0 +1,63 @@
+// Numbers and times in the interface's words: units always, digits to what can be trusted.
+
+/** "6.4 ms", "76 ms", "4.02 s", "3 min 20 s". */
+export function duration(ms: number): string {
+  if (ms < 1_000) {
+    return ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms)} ms`;
+  }
+  const s = ms / 1_000;
+  if (s < 60) {
+    return `${s < 10 ? s.toFixed(2) : s.toFixed(1)} s`;
+  }
+  const minutes = Math.floor(s / 60);
+  return minutes < 60 ? `${minutes} min ${Math.round(s % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** Seconds of a phase: "0.1 s", "12.4 s". */
+export function seconds(s: number): string {
+  return s < 60 ? `${s.toFixed(1)} s` : duration(s * 1_000);
+}
+
+/** "9.5 MB"; decimal units. */
+export function bytes(size: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  const power = size < 1_000 ? 0 : Math.min(4, Math.floor(Math.log10(size) / 3));
+  const value = size / 1_000 ** power;
+  return `${power && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[power]}`;
+}
+
+/** "2 min ago" under a day, then a date. */
+export function ago(then: number, now: number): string {
+  const s = Math.max(0, Math.round((now - then) / 1_000));
+  if (s < 60) {
+    return `${s} s ago`;
+  }
+  const minutes = Math.round(s / 60);
+  if (minutes < 60) {
+    return `${minutes} min ago`;
+  }
+  const hours = Math.round(minutes / 60);
+  return hours < 24 ? `${hours} h ago` : new Date(then).toLocaleDateString(undefined, { day: 'numeric', month: 'short' });
+}
+
+/** "12:04". */
+export function clock(then: number): string {
+  return new Date(then).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' });
+}
+
+/** "12:04:31.114", for log lines. */
+export function logTime(iso: string): string {
+  const date = new Date(iso);
+  const pad = (value: number, width = 2): string => String(value).padStart(width, '0');
+  return `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}.${pad(date.getMilliseconds(), 3)}`;
+}
+
+/** "1 runner", "2 runners". */
+export function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? '' : 's'}`;
+}
+
+/** The beginning of a long id, as people compare them. */
+export function shortId(id: string): string {
+  return id.length > 14 ? id.slice(0, 12) : id;
+}
