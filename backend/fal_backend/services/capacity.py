@@ -21,11 +21,11 @@ from fal_backend.domain.records import Alias, Revision, Runner, RunnerPhase
 from fal_backend.domain.scaling import CRASH_LIMIT, Crashes, Idle, after_crash, desired, spare
 from fal_backend.services.dispatch import Dispatch, Load
 from fal_backend.services.fleet import Fleet
-from fal_backend.services.ledger import AppKey, Draft, Ledger, app_key
+from fal_backend.services.ledger import Draft, Ledger, app_key
 from fal_notebook.errors import MachineError
 from fal_notebook.wire import MachineType, ScaleSpec
 
-__all__ = ["UP", "Capacity"]
+__all__ = ["UP", "Capacity", "scale_of"]
 
 log = structlog.get_logger()
 
@@ -63,10 +63,12 @@ class Capacity:
         """Return a revision's failed starts in a row, None when the last one went well."""
         return self._crashes.get(revision)
 
-    def is_backing_off(self, revision: str) -> bool:
-        """True while no runner is started because the last ones crashed."""
-        crashes = self._crashes.get(revision)
-        return crashes is not None and time.monotonic() < crashes.next_at
+    def is_backing_off(self, row: Runner) -> bool:
+        """True for an ended runner of a serving revision that is not started now because it crashed."""
+        alias = self._ledger.alias(app_key(row))
+        crashes = self._crashes.get(row.revision)
+        is_serving = alias is not None and alias.revision == row.revision
+        return crashes is not None and is_serving and time.monotonic() < crashes.next_at
 
     def active(self) -> set[str]:
         """Return the revisions that time alone may change: with runners, with a floor, with callers waiting."""
@@ -236,8 +238,3 @@ def _speaks(before: Runner, after: Runner) -> bool:
     if after.ready_at is None:
         return True
     return (after.ended_at or 0) - after.ready_at < _SHORT_LIFE and after.reason != "killed"
-
-
-def key_of(alias: Alias) -> AppKey:
-    """Return the app of an alias."""
-    return (alias.account, alias.name)

@@ -169,7 +169,7 @@ class Catalog:
                     row,
                     now,
                     inflight=mine.inflight if mine is not None else 0,
-                    is_backing_off=row.error_json is not None and self._capacity.is_backing_off(row.revision),
+                    is_backing_off=row.error_json is not None and self._capacity.is_backing_off(row),
                     expires_s=self._capacity.expires_s(row, load),
                 )
             )

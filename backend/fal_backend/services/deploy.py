@@ -6,6 +6,8 @@ so that a full disk is told to the caller; a revision and its deployment begin i
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import secrets
@@ -40,6 +42,8 @@ from fal_notebook.wire import BundleManifest, DeploymentState, DeployRequest, Ma
 __all__ = ["Deploy", "Outcome"]
 
 log = structlog.get_logger()
+
+_ENDING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +118,16 @@ class Deploy:
     async def delete(self, app: str, account: str) -> str:
         """Delete an app, deployed or temporary, and return the revision it had.
 
+        Its runners are usually gone when this returns; one that is slow to end is not waited for.
         Raises: NotFoundError.
         """
-        return await self._reconcile.submit(
-            lambda draft: self.delete_in(draft, (account, app), reason="deleted")
-        )
+        key = (account, app)
+        revision = await self._reconcile.submit(lambda draft: self.delete_in(draft, key, reason="deleted"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING_S):
+                while self._ledger.live_of_app(key):
+                    await self._ledger.changed()
+        return revision
 
     async def stop_runner(self, runner_id: str, account: str) -> None:
         """End one runner; another is started when it is needed.

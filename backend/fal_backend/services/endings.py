@@ -73,13 +73,13 @@ def _error(row: Runner, news: HostExited, reason: str, spec: AppSpec) -> RunnerE
 def _overdue(row: Runner, spec: AppSpec) -> RunnerError:
     limit = spec.scale.startup_timeout or 600
     if row.setup_at is None:
-        text = f"the process of {spec.class_name} did not come to its setup() within {limit} s"
+        text = f"The process of {spec.class_name} did not come to its setup() within {limit} s"
     else:
         text = (
             f"setup() of {spec.class_name} did not return, or its web server never opened, within {limit} s"
         )
     return RunnerError(
-        text[0].upper() + text[1:] + ".",
+        text + ".",
         fix="See where it stood in the log; raise `startup_timeout` if it needs longer.",
         code="runner.startup_timeout",
         details={"startup_timeout": limit},

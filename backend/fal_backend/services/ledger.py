@@ -6,6 +6,7 @@ it is written; memory changes after the commit and never before; nobody else wri
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -109,8 +110,13 @@ class Ledger:
         self._store = store
         self._bus = bus
         self._tables = _Tables()
+        self._bell = asyncio.Event()
         self.event = 0
         """Number of the last event that these rows include."""
+
+    async def changed(self) -> None:
+        """Wait for the next commit."""
+        await self._bell.wait()
 
     async def load(self) -> None:
         """Read all rows that matter: aliases, open deployments, live runners, and what they name."""
@@ -183,6 +189,8 @@ class Ledger:
         for kind, id in draft.deleted:
             self._tables.forget(kind, id)
         self.event = self._bus.last
+        rung, self._bell = self._bell, asyncio.Event()
+        rung.set()
 
 
 @dataclass(frozen=True, slots=True)

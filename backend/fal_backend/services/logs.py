@@ -94,6 +94,8 @@ class Logs:
 
         async def watch() -> None:
             async for event in self._bus.follow(began, app=key[1]):
+                while self._ledger.event < event.n:
+                    await self._ledger.changed()
                 runner_id = event.subject.removeprefix("runner/")
                 row = self._ledger.get(Runner, runner_id)
                 if row is not None and event.kind == "runner.state" and (row.account, row.app) == key:
