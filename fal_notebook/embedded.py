@@ -60,9 +60,7 @@ def find_backend(places: Places) -> dict[str, Any] | None:
     if record is None:
         return None
     instance = _ask(places.api_socket)
-    if instance is None or instance.get("instance_id") != record.get("instance_id"):
-        return None
-    return record
+    return record if instance.get("instance_id") == record.get("instance_id") else None
 
 
 def start_backend(places: Places, flags: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -106,7 +104,7 @@ def wait_backend(
         found = find_backend(places)
         if found is not None:
             return found
-        if child is not None and child.poll() is not None:
+        if (child is not None and child.poll() is not None) or _has_given_up(places):
             break
         time.sleep(STEP_S)
     ended = child is not None and child.poll() is not None
@@ -123,20 +121,21 @@ def wait_backend(
     )
 
 
-def _ask(socket: Path) -> dict[str, Any] | None:
+def _has_given_up(places: Places) -> bool:
+    """True when the supervisor itself answers, because the backend crashed again and again."""
+    error = _ask(places.api_socket).get("error")
+    return isinstance(error, dict) and error.get("code") == "backend.crashed"
+
+
+def _ask(socket: Path) -> dict[str, Any]:
+    """Return what answers on the socket, nothing where nothing does."""
     transport = httpx.HTTPTransport(uds=str(socket))
     try:
         with httpx.Client(transport=transport, base_url="http://localhost", timeout=2.0) as http:
-            answer = http.get("/api/v1/instance")
-    except (httpx.HTTPError, OSError):
-        return None
-    if answer.status_code != 200:
-        return None
-    try:
-        found = answer.json()
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+            found = http.get("/api/v1/instance").json()
+    except (httpx.HTTPError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _private_run(places: Places) -> None:

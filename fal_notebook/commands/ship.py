@@ -22,6 +22,7 @@ from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Progress, Shipped, Stage
 from fal_notebook.errors import FalError, MachineError, NotFoundError
 from fal_notebook.origin import attribute_where
+from fal_notebook.survey import Survey, survey
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
 
 __all__ = ["Order", "ship"]
@@ -89,19 +90,24 @@ class _Shipment:
         started = time.monotonic()
         self._show()
         target = self.order.target
-        spec = schema.describe(target.cls, source=target.source)
+        spec = schema.describe(target.cls, source=target.source, provenance=target.provenance)
         if self.order.machine_type:
             wanted = [name.strip() for name in self.order.machine_type.split(",") if name.strip()]
             spec = spec.model_copy(update={"machine_types": wanted})
         self._show(title=self.order.app_name or spec.app_name, spec=spec)
         check_built(target.cls, provenance=target.provenance)
-        self._lint(spec)
-        frozen = bundle.freeze(target.cls, provenance=target.provenance, allow_large=self.order.allow_large)
+        found = survey(target.cls, provenance=target.provenance)
+        self._lint(spec, found)
+        frozen = bundle.freeze(
+            target.cls, provenance=target.provenance, allow_large=self.order.allow_large, found=found
+        )
         self._show(manifest=frozen.manifest, check_s=time.monotonic() - started)
         return frozen, spec
 
-    def _lint(self, spec: AppSpec) -> None:
-        findings = lint.lint(self.order.target.cls, spec, provenance=self.order.target.provenance)
+    def _lint(self, spec: AppSpec, found: Survey) -> None:
+        findings = lint.lint(
+            self.order.target.cls, spec, provenance=self.order.target.provenance, found=found
+        )
         errors = [finding.error for finding in findings if finding.severity == "error"]
         for finding in findings:
             if finding.severity == "warn":

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     ERR = "err"
     IDLE = "idle"
     OFF = "off"
+    OFFLINE = "offline"
 
 
 _DOING = {"build": "Building", "start": "Starting", "setup": "Setup", "ready": "Starting"}
@@ -52,6 +53,10 @@ def face(progress: Progress) -> Face:
     match progress.stage:
         case Stage.CHECKING:
             return Face(Kind.BUSY, "Checking", "before anything is sent")
+        case Stage.NEEDS_FIX if progress.problems and progress.problems[0].code.startswith(
+            ("backend.", "auth.")
+        ):
+            return Face(Kind.OFFLINE, "Not connected", "nothing was sent")
         case Stage.NEEDS_FIX:
             return Face(Kind.WARN, "Needs a fix", "nothing was deployed")
         case Stage.CHECKED:

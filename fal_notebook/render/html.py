@@ -29,8 +29,17 @@ _TONE = {
     Kind.ERR: "#d64545",
     Kind.IDLE: "#808080",
     Kind.OFF: "#808080",
+    Kind.OFFLINE: "#b7791f",
 }
-_SIGN = {Kind.OK: "✓", Kind.BUSY: "◔", Kind.WARN: "△", Kind.ERR: "✕", Kind.IDLE: "◌", Kind.OFF: "□"}
+_SIGN = {
+    Kind.OK: "✓",
+    Kind.BUSY: "◔",
+    Kind.WARN: "△",
+    Kind.ERR: "✕",
+    Kind.IDLE: "◌",
+    Kind.OFF: "□",
+    Kind.OFFLINE: "⊘",
+}
 _STEP = {
     PhaseState.NEXT: ("○", Kind.IDLE),
     PhaseState.NOW: ("◔", Kind.BUSY),
