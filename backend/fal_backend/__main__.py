@@ -31,10 +31,17 @@ def _backend(argv: Sequence[str]) -> int:
 
 
 def _migrate(argv: Sequence[str]) -> int:
-    from fal_backend.adapters.store.migrations import migrate
+    from fal_backend.adapters.store.migrate import migrate
     from fal_backend.settings import SuperviseSettings
+    from fal_notebook.errors import FalError
 
-    return migrate(SuperviseSettings.parse(argv).places.store)
+    try:
+        backup = migrate(SuperviseSettings.parse(argv).places.home)
+    except FalError as error:
+        sys.stderr.write(f"fal-nb: {error}\n")
+        return _CONFIGURATION
+    sys.stderr.write(f"store.migrated backup={backup}\n")
+    return 0
 
 
 _DOORS: dict[str, Callable[[Sequence[str]], int]] = {

@@ -15,22 +15,21 @@ import os
 import random
 import signal
 import socket
-import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import fal_notebook
+from fal_backend.children import Child, adopt_host, child_environment, follow_lines, launch_host
 from fal_backend.home import HomeLock, HomeRefused, instance_id, write_private
 from fal_backend.listeners import PortTaken, answer_unavailable, bind_api, bind_tcp, url_of
 from fal_backend.settings import SuperviseSettings, backend_arguments
 from fal_notebook.places import process_start_time
-from fal_notebook.runtime.hostproto import PROTO, Decoder, encode_frame
 from fal_notebook.runtime.loop import Loop, Timer
-from fal_notebook.runtime.process import launch, open_pidfd, send_signal
+from fal_notebook.runtime.process import launch
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -40,37 +39,6 @@ _CRASHES = 6
 _PAUSE_S = 60.0
 _BACKOFF_S = (0.1, 5.0)
 _BACKEND_STOP_S = 30.0
-_ADOPT_S = 2.0
-_HOST_ENV = ("PATH", "HOME", "LANG", "TZ")
-
-
-class _Child:
-    """A process that is watched: ours, or a host that an earlier supervisor started."""
-
-    def __init__(self, loop: Loop, pid: int, on_end: Callable[[_Child, int], None]) -> None:
-        self.pid = pid
-        self.began = time.monotonic()
-        self.is_ready = False
-        self._loop = loop
-        self._on_end = on_end
-        pidfd = open_pidfd(pid)
-        if pidfd is None:
-            raise ProcessLookupError(f"process {pid} has ended")
-        self._pidfd = pidfd
-        loop.watch(pidfd, read=self._ended)
-
-    def signal(self, number: int) -> None:
-        send_signal(self._pidfd, number)
-
-    def _ended(self) -> None:
-        code = -1
-        with contextlib.suppress(ChildProcessError):
-            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-            if found is not None:
-                code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-        self._loop.forget(self._pidfd)
-        os.close(self._pidfd)
-        self._on_end(self, code)
 
 
 class Supervisor:
@@ -89,8 +57,8 @@ class Supervisor:
         self._backend_command = list(backend_command)
         self._pause_s = pause_s
         self._loop = Loop()
-        self._backend: _Child | None = None
-        self._host: _Child | None = None
+        self._backend: Child | None = None
+        self._host: Child | None = None
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
         self._host_deaths = 0
         self._restart: Timer | None = None
@@ -134,7 +102,7 @@ class Supervisor:
         command = [*self._backend_command, *backend_arguments(self._settings, self._url, self._instance)]
         pid = launch(
             command,
-            env={**_environment(dict(os.environ)), "FAL_NB_FDS": json.dumps(fds)},
+            env={**child_environment(dict(os.environ)), "FAL_NB_FDS": json.dumps(fds)},
             cwd=str(self._places.home),
             pass_fds=fds.values(),
             stderr=error_w,
@@ -142,26 +110,10 @@ class Supervisor:
         )
         os.close(status_w)
         os.close(error_w)
-        self._backend = _Child(self._loop, pid, self._backend_ended)
-        self._follow(status_r, self._on_status)
-        self._follow(error_r, self._on_error_line)
+        self._backend = Child(self._loop, pid, self._backend_ended)
+        follow_lines(self._loop, status_r, self._on_status)
+        follow_lines(self._loop, error_r, self._on_error_line)
         self._write_backend_file()
-
-    def _follow(self, fd: int, take: Callable[[str], None]) -> None:
-        rest = b""
-
-        def read() -> None:
-            nonlocal rest
-            data = os.read(fd, 65536)
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines if data else [*lines, rest]:
-                if line:
-                    take(line.decode("utf-8", "replace"))
-            if not data:
-                self._loop.forget(fd)
-                os.close(fd)
-
-        self._loop.watch(fd, read=read)
 
     def _on_status(self, line: str) -> None:
         if line == "READY" and self._backend is not None and not self._backend.is_ready:
@@ -173,7 +125,7 @@ class Supervisor:
         self._last_line = line
         _write(line)
 
-    def _backend_ended(self, child: _Child, code: int) -> None:
+    def _backend_ended(self, child: Child, code: int) -> None:
         self._backend = None
         if self._exit_code is not None:
             self._end_host()
@@ -188,13 +140,13 @@ class Supervisor:
 
     def _migrate(self) -> None:
         command = [sys.executable, "-m", "fal_backend", "migrate", "--home", str(self._places.home)]
-        pid = launch(command, env=_environment(dict(os.environ)), death_signal=signal.SIGTERM)
-        self._backend = _Child(self._loop, pid, self._migrated)
+        pid = launch(command, env=child_environment(dict(os.environ)), death_signal=signal.SIGTERM)
+        self._backend = Child(self._loop, pid, self._migrated)
 
-    def _migrated(self, child: _Child, code: int) -> None:
+    def _migrated(self, child: Child, code: int) -> None:
         self._backend_ended(child, _RESTART if code == 0 else code or 1)
 
-    def _crashed(self, child: _Child, code: int) -> None:
+    def _crashed(self, child: Child, code: int) -> None:
         now = time.monotonic()
         if child.is_ready and now - child.began > _HEALTHY_S:
             self._crashes.clear()
@@ -208,12 +160,15 @@ class Supervisor:
         self._restart = self._loop.after(wait_s, self._start_backend)
 
     def _answer_ourselves(self, code: int) -> None:
-        reason = f"{_CRASHES} times within {_HEALTHY_S:.0f} s, last with code {code}: {self._last_line}"
         _say(f"backend.given_up for_s={self._pause_s:g} code={code}")
         for listener in self._listeners:
             listener.setblocking(False)
-            self._loop.watch(listener.fileno(), read=lambda one=listener: answer_unavailable(one, reason))
+            self._loop.watch(listener.fileno(), read=partial(self._answer_one, listener, code))
         self._restart = self._loop.after(self._pause_s, self._start_backend)
+
+    def _answer_one(self, listener: socket.socket, code: int) -> None:
+        times = f"{_CRASHES} times within {_HEALTHY_S:.0f} s"
+        answer_unavailable(listener, f"{times}, last with code {code}: {self._last_line}")
 
     def _write_backend_file(self) -> None:
         record: dict[str, Any] = {
@@ -231,24 +186,14 @@ class Supervisor:
     # -- host -------------------------------------------------------------------------------------------
 
     def _start_host(self) -> None:
-        pid = _adopt_host(self._places.host_socket) or self._launch_host()
+        grace_s = self._settings.orphan_grace_s
+        pid = adopt_host(self._places.host_socket) or launch_host(self._places, grace_s)
         try:
-            self._host = _Child(self._loop, pid, self._host_ended)
+            self._host = Child(self._loop, pid, self._host_ended)
         except ProcessLookupError:
-            self._host = _Child(self._loop, self._launch_host(), self._host_ended)
+            self._host = Child(self._loop, launch_host(self._places, grace_s), self._host_ended)
 
-    def _launch_host(self) -> int:
-        places, grace_s = self._places, self._settings.orphan_grace_s
-        log = os.open(places.logs / "host.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        command = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(places.run)]
-        command += ["--logs", str(places.logs / "runners"), "--orphan-grace-s", f"{grace_s:g}"]
-        # A runner may read its host's environment, so there is nothing in it; it also outlives this terminal.
-        env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}
-        pid = launch(command, env=_environment(env), stdout=log, stderr=log)
-        os.close(log)
-        return pid
-
-    def _host_ended(self, child: _Child, code: int) -> None:
+    def _host_ended(self, child: Child, code: int) -> None:
         self._host = None
         if self._exit_code is not None:
             self._loop.stop()
@@ -282,30 +227,6 @@ class Supervisor:
             self._loop.stop()
         else:
             self._host.signal(signal.SIGTERM)
-
-
-def _adopt_host(path: Path) -> int | None:
-    """Become the guardian of a host that outlived its supervisor; return its pid, None when there is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        link.settimeout(_ADOPT_S)
-        try:
-            link.connect(str(path))
-            link.sendall(encode_frame({"t": "adopt", "n": 1, "proto": list(PROTO)}))
-            decoder, answers = Decoder(), list[dict[str, Any]]()
-            while not answers:
-                answers = decoder.feed(link.recv(65536) or b"\xff\xff\xff\xff")
-        except OSError:
-            return None
-        raw = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", raw)[0]) if answers[0]["t"] == "ok" else None
-
-
-def _environment(env: dict[str, str]) -> dict[str, str]:
-    """Add what makes both packages importable where they are not installed (a checkout)."""
-    roots = [str(Path(package).resolve().parent.parent) for package in (fal_notebook.__file__, __file__)]
-    roots = [root for root in roots if Path(root).name not in ("site-packages", "dist-packages")]
-    more = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    return {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(roots + more))} if roots + more else env
 
 
 def _refuse(message: str) -> int:

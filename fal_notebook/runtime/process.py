@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _PR_SET_PDEATHSIG = 1
+_PROC_BYTES = 128 * 1024
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -150,7 +151,11 @@ def find_leftovers(
     for number, (_, session) in table.items():
         if number in spare or number == os.getpid():
             continue
-        if session == pid or _is_marked(number, needle) or (number in ours and _holds(number, pipes)):
+        if (
+            session == pid
+            or needle in _content(f"/proc/{number}/environ")
+            or (number in ours and _holds(number, pipes))
+        ):
             found.add(number)
     return sorted(number for number in _tree(table, found) if number not in spare)
 
@@ -169,23 +174,30 @@ def _tree(table: Mapping[int, tuple[int, int]], roots: Iterable[int | None]) -> 
 def _table() -> dict[int, tuple[int, int]]:
     """Return {pid: (parent, session)} of all processes that are no zombies."""
     table: dict[int, tuple[int, int]] = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] not in "ZX":
-            table[int(folder.name)] = (int(fields[1]), int(fields[3]))
+    with os.scandir("/proc") as entries:
+        numbers = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for number in numbers:
+        fields = _content(f"/proc/{number}/stat").rpartition(b")")[2].split()
+        if fields and fields[0] not in (b"Z", b"X"):
+            table[number] = (int(fields[1]), int(fields[3]))
     return table
 
 
-def _is_marked(pid: int, needle: bytes) -> bool:
+def _content(path: str) -> bytes:
+    """Return a small file of /proc, empty when the process is gone or not ours.
+
+    Descriptors and not `Path`: a scan opens hundreds of these while the host does nothing else.
+    """
     try:
-        return needle in Path(f"/proc/{pid}/environ").read_bytes()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return b""
+    try:
+        return os.read(fd, _PROC_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _holds(pid: int, pipes: frozenset[str]) -> bool:

@@ -1,0 +1,111 @@
+"""The supervisor's children: processes that it started, or the runner host that an earlier one left.
+
+Standard library only. Rules: a child is signalled and awaited by its pidfd; a host that outlived its
+supervisor is adopted, not replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fal_notebook
+from fal_notebook.places import Places
+from fal_notebook.runtime.hostproto import PROTO, Decoder, encode_frame
+from fal_notebook.runtime.loop import Loop
+from fal_notebook.runtime.process import launch, open_pidfd, send_signal
+
+__all__ = ["Child", "adopt_host", "child_environment", "follow_lines", "launch_host"]
+
+_ADOPT_S = 2.0
+_HOST_ENV = ("PATH", "HOME", "LANG", "TZ")
+
+
+class Child:
+    """A process that is watched: ours, or a host that an earlier supervisor started."""
+
+    def __init__(self, loop: Loop, pid: int, on_end: Callable[[Child, int], None]) -> None:
+        self.pid = pid
+        self.began = time.monotonic()
+        self.is_ready = False
+        self._loop = loop
+        self._on_end = on_end
+        pidfd = open_pidfd(pid)
+        if pidfd is None:
+            raise ProcessLookupError(f"process {pid} has ended")
+        self._pidfd = pidfd
+        loop.watch(pidfd, read=self._ended)
+
+    def signal(self, number: int) -> None:
+        send_signal(self._pidfd, number)
+
+    def _ended(self) -> None:
+        code = -1
+        with contextlib.suppress(ChildProcessError):
+            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            if found is not None:
+                code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        self._loop.forget(self._pidfd)
+        os.close(self._pidfd)
+        self._on_end(self, code)
+
+
+def follow_lines(loop: Loop, fd: int, take: Callable[[str], None]) -> None:
+    """Call `take` with each line that arrives at a pipe, and close it at its end."""
+    rest = b""
+
+    def read() -> None:
+        nonlocal rest
+        data = os.read(fd, 65536)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines if data else [*lines, rest]:
+            if line:
+                take(line.decode("utf-8", "replace"))
+        if not data:
+            loop.forget(fd)
+            os.close(fd)
+
+    loop.watch(fd, read=read)
+
+
+def launch_host(places: Places, orphan_grace_s: float) -> int:
+    """Start a runner host and return its pid; it prints to a log file of its own."""
+    log = os.open(places.logs / "host.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    command = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(places.run)]
+    command += ["--logs", str(places.logs / "runners"), "--orphan-grace-s", f"{orphan_grace_s:g}"]
+    # A runner may read its host's environment, so there is nothing in it. No death signal: it outlives us.
+    env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}
+    pid = launch(command, env=child_environment(env), stdout=log, stderr=log)
+    os.close(log)
+    return pid
+
+
+def adopt_host(path: Path) -> int | None:
+    """Become the guardian of a host that outlived its supervisor; return its pid, None when there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(_ADOPT_S)
+        try:
+            link.connect(str(path))
+            link.sendall(encode_frame({"t": "adopt", "n": 1, "proto": list(PROTO)}))
+            decoder, answers = Decoder(), list[dict[str, Any]]()
+            while not answers:
+                answers = decoder.feed(link.recv(65536) or b"\xff\xff\xff\xff")
+        except OSError:
+            return None
+        raw = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", raw)[0]) if answers[0]["t"] == "ok" else None
+
+
+def child_environment(env: dict[str, str]) -> dict[str, str]:
+    """Add what makes both packages importable where they are not installed (a checkout)."""
+    roots = [str(Path(package).resolve().parent.parent) for package in (fal_notebook.__file__, __file__)]
+    roots = [root for root in roots if Path(root).name not in ("site-packages", "dist-packages")]
+    more = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(roots + more))} if roots + more else env
