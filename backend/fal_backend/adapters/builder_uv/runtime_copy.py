@@ -12,6 +12,7 @@ import compileall
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def copy_runtime(folder: Path, package: Path | None = None) -> Path:
 
 
 def _make(target: Path, source: Path, files: list[Path]) -> None:
-    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    # Two threads may be at it at once, each in a folder of its own.
+    temporary = target.with_name(f".{target.name}-{os.getpid()}-{threading.get_ident()}")
     shutil.rmtree(temporary, ignore_errors=True)
     for file in files:
         copy = temporary / PACKAGE / file
