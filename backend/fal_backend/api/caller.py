@@ -1,64 +1,75 @@
-"""One request at the edge and its answer: the ASGI cycle of uvicorn, and a lean way past it for the gateway.
+"""One request at the edge and its answer: a lean form for calls of apps, and uvicorn's for everything else.
 
-Rules: an answer is written either through ASGI's `send` or through `write_*`, never both. Nothing is buffered
-here beyond what the transport holds; whoever writes watches `is_full`. An answer that ends before its request's
-body closes the connection, slowly enough for the caller to read it.
+Rules: nothing is buffered here beyond one answer's head, which waits for the first bytes of its body so that both
+leave in one write; whoever writes more watches `is_full`. An answer that ends before its request's body closes the
+connection, slowly enough for the caller to read it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-__all__ = ["Caller", "Connection", "Wake", "problem"]
+from fal_backend.api.head import Head, Headers
 
-log = logging.getLogger(__name__)
+__all__ = ["Caller", "Connection", "Cycle", "Served", "Wake", "problem"]
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_JSON = b"content-type: application/json\r\n"
 
 
 def problem(detail: str, error_type: str | None = None) -> bytes:
     """Return the body of an error that the data plane or the edge answers."""
-    body = {"detail": detail, "error_type": error_type} if error_type else {"detail": detail}
-    return json.dumps(body).encode()
+    return json.dumps(
+        {"detail": detail, "error_type": error_type} if error_type else {"detail": detail}
+    ).encode()
 
 
-class Wake(asyncio.Event):
-    """An event that costs nothing until somebody waits for it.
+class Wake:
+    """An event for one waiter that costs nothing until somebody waits."""
 
-    uvicorn makes an `asyncio.Event` for each request; most gateway calls never wait on it.
-    """
+    __slots__ = ("_is_set", "_waiter")
 
     def __init__(self) -> None:
         self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def is_set(self) -> bool:
-        return self._is_set
-
     def set(self) -> None:
+        """Wake whoever waits."""
         self._is_set = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def clear(self) -> None:
+        """Forget that it was set."""
         self._is_set = False
 
-    async def wait(self) -> bool:  # type: ignore[override]
-        """Wait until it is set; one waiter at a time."""
+    async def wait(self) -> None:
+        """Wait until it is set."""
         if not self._is_set:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        return True
+
+
+class Served(Protocol):
+    """Who answers a caller, as far as the caller's connection must tell it something."""
+
+    def leave(self) -> None:
+        """The caller has left before the answer was complete."""
+        ...
+
+    def make_room(self, *, has_room: bool) -> None:
+        """The caller reads too slowly, or has caught up."""
+        ...
 
 
 class Connection(Protocol):
@@ -68,83 +79,111 @@ class Connection(Protocol):
     def transport(self) -> asyncio.Transport: ...
     @property
     def flow(self) -> FlowControl: ...
-    def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the header lines that every answer carries."""
+    def default_lines(self, extra: Headers) -> bytes:
+        """Return the header lines that every answer carries, and the extra ones."""
         ...
 
     def on_response_complete(self) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that the server waits for when it ends."""
+        ...
+
     def linger(self) -> None:
         """Say that nothing more comes, read and forget what the caller still sends, then close."""
         ...
 
 
-class Caller(RequestResponseCycle):
-    """A request with its headers, its body as it comes, and the way its answer goes."""
+class Cycle(RequestResponseCycle):
+    """uvicorn's request, for ASGI applications."""
+
+    has_begun = True
+    app: Any
+
+    def leave(self) -> None:
+        """Note that the caller has left."""
+        if not self.response_complete:
+            self.disconnected = True
+            self.message_event.set()
+
+    def make_room(self, *, has_room: bool) -> None:
+        """Leave that to uvicorn's flow control."""
+
+
+class Caller:
+    """A call of an app: its head, its body as it comes, and the way its answer goes."""
+
+    __slots__ = (
+        "_held",
+        "_is_chunked_answer",
+        "body",
+        "connection",
+        "disconnected",
+        "has_begun",
+        "head",
+        "is_http10",
+        "keep_alive",
+        "length",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "served",
+        "target",
+        "transport",
+        "waiting_for_100_continue",
+    )
 
     def __init__(
         self,
         connection: Connection,
-        *,
-        method: bytes,
+        head: Head,
         target: bytes,
-        headers: list[tuple[bytes, bytes]],
-        found: dict[bytes, bytes],
-        default_headers: list[tuple[bytes, bytes]],
+        length: int | None,
+        *,
         is_http10: bool,
         keep_alive: bool,
     ) -> None:
-        super().__init__(
-            scope=None,  # type: ignore[arg-type]
-            transport=connection.transport,
-            flow=connection.flow,
-            logger=log,
-            access_logger=log,
-            access_log=False,
-            default_headers=default_headers,
-            message_event=Wake(),
-            expect_100_continue=b"expect" in found and found[b"expect"].lower() == b"100-continue",
-            keep_alive=keep_alive,
-            on_response=connection.on_response_complete,
-        )
         self.connection = connection
-        self.method = method
+        self.transport = connection.transport
+        self.head = head
         self.target = target
         """Raw path and query, as on the wire."""
-        self.headers = headers
-        self.found = found
-        """The same headers by name; of a repeated one the last."""
+        self.length = length
+        """Announced length of the body, None when it is not announced."""
         self.is_http10 = is_http10
-        self.on_gone: Callable[[], None] | None = None
-        """Called once when the caller leaves before the answer is complete."""
-        self.on_room: Callable[[bool], None] | None = None
-        """Called with False when the caller reads too slowly, with True when it has caught up."""
+        self.keep_alive = keep_alive
+        self.served: Served | None = None
+        self.has_begun = False
+        self.body = bytearray()
+        self.more_body = True
+        self.message_event = Wake()
+        self.waiting_for_100_continue = head.needs_continue
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._is_chunked_answer = False
+        self._held: list[bytes] = []
 
     # The body
-
-    @property
-    def body_length(self) -> int | None:
-        """The announced length of the body, None when it is not announced."""
-        value = self.found.get(b"content-length")
-        return int(value) if value is not None else None
 
     def read_on(self) -> None:
         """Let more of the body come."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(_CONTINUE)
             self.waiting_for_100_continue = False
-        self.flow.resume_reading()
+        self.connection.flow.resume_reading()
 
-    def take_body(self) -> bytearray:
+    def take_body(self) -> bytes:
         """Return what has come of the body since the last time."""
         body, self.body = self.body, bytearray()
-        return body
+        return bytes(body)
 
     # The answer
 
     @property
     def is_full(self) -> bool:
         """Whether the caller reads more slowly than we write."""
-        return self.flow.write_paused
+        return self.connection.flow.write_paused
 
     def write_interim(self, status: int, lines: bytes) -> None:
         """Forward an answer that announces another one, such as 103."""
@@ -154,12 +193,10 @@ class Caller(RequestResponseCycle):
     def write_head(self, status: int, lines: bytes, length: int | None, *, has_body: bool = True) -> None:
         """Begin the answer; without a length it is chunked, or ends with the connection for HTTP/1.0.
 
-        lines are complete header lines; framing and connection headers are added here.
+        lines are complete header lines; framing and connection headers are added here. It is sent by `flush`.
         """
         self.response_started = True
         self.waiting_for_100_continue = False
-        if self.disconnected:
-            return
         framing = b""
         if length is not None:
             framing = b"content-length: %d\r\n" % length
@@ -167,49 +204,43 @@ class Caller(RequestResponseCycle):
             if self.is_http10:
                 self.keep_alive = False
             else:
-                self.chunked_encoding = True
+                self._is_chunked_answer = True
                 framing = b"transfer-encoding: chunked\r\n"
         if self.more_body:
             self.keep_alive = False
-        self.transport.write(
-            b"".join(
-                (
-                    STATUS_LINE[status],
-                    self.connection.default_lines(self.default_headers),
-                    lines,
-                    framing,
-                    b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
-                )
-            )
-        )
+        defaults = self.connection.default_lines(self.head.extra)
+        tail = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        self._held += (STATUS_LINE[status], defaults, lines, framing, tail)
 
     def write_body(self, data: bytes) -> None:
-        """Send a part of the answer's body."""
-        if self.disconnected:
-            return
-        if self.chunked_encoding:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            self.transport.write(data)
+        """Add a part of the answer's body; it is sent by `flush`."""
+        self._held.append(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked_answer else data)
+
+    def flush(self) -> None:
+        """Send what was written."""
+        if self._held:
+            if not self.disconnected:
+                self.transport.write(b"".join(self._held))
+            self._held.clear()
 
     def write_end(self) -> None:
         """End the answer."""
         self.response_complete = True
+        if self._is_chunked_answer:
+            self._held.append(b"0\r\n\r\n")
+        self.flush()
         if self.disconnected:
             return
-        if self.chunked_encoding:
-            self.transport.write(b"0\r\n\r\n")
         if self.more_body:
             self.connection.linger()
         elif not self.keep_alive:
             self.transport.close()
-        self.message_event.set()
-        self.on_response()
+        self.connection.on_response_complete()
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        """Send a whole answer of our own."""
-        self.write_head(status, lines, len(body))
-        if self.method != b"HEAD" and body:
+        """Send a whole answer of our own, in JSON."""
+        self.write_head(status, _JSON + lines, len(body))
+        if self.head.method != b"HEAD":
             self.write_body(body)
         self.write_end()
 
@@ -224,5 +255,10 @@ class Caller(RequestResponseCycle):
             return
         self.disconnected = True
         self.message_event.set()
-        if self.on_gone is not None:
-            self.on_gone()
+        if self.served is not None:
+            self.served.leave()
+
+    def make_room(self, *, has_room: bool) -> None:
+        """Pass on how fast the caller reads."""
+        if self.served is not None:
+            self.served.make_room(has_room=has_room)

@@ -19,17 +19,20 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from fal_backend.api.caller import Caller, problem
+from fal_backend.api.caller import Caller, Cycle, problem
+from fal_backend.api.head import Head, Headers
 
 __all__ = ["EdgeProtocol", "House", "Limits"]
 
 log = logging.getLogger(__name__)
+
+IN_HAND = HIGH_WATER_LIMIT
+"""A body up to this size is complete before its call takes a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,12 @@ class House(Protocol):
         """Return status and reason where a request must go no further."""
         ...
 
-    def extra_headers(self, found: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    def extra_headers(self, found: dict[bytes, bytes]) -> Headers:
         """Return headers that the answer carries because of where the request came from."""
         ...
 
-    def call(self, caller: Caller) -> Coroutine[Any, Any, None]:
-        """Carry a call to its app and answer it."""
+    def begin(self, caller: Caller) -> None:
+        """Carry a call to its app and have it answered."""
         ...
 
 
@@ -88,12 +91,15 @@ class EdgeProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._house = house
         self._limits = house.limits
-        self._found: dict[bytes, bytes] = {}
+        self._raw: Headers = []
+        self._head: Head | None = None
+        self._length: bytes | None = None
         self._in_head = True
         self._head_fed = 0
-        self._head_size = 0
         self._waiting_since = self.loop.time()
-        self._active: Caller | None = None
+        self._active: Caller | Cycle | None = None
+        self._waiting: list[Caller | Cycle] = []
+        """Pipelined requests, the next one first."""
         self._is_replayed = False
         self._is_lingering = False
         self._is_counted = False
@@ -101,8 +107,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._got = self._got_before = self._slow_s = 0
         self._body_size = 0
         self._unsent_before = self._stalled_s = 0
-        self._lines_of: list[tuple[bytes, bytes]] | None = None
+        self._lines_of: Headers | None = None
         self._lines = b""
+        self.cycle: Caller | Cycle | None = None  # type: ignore[assignment]
+        """The request whose bytes come in."""
 
     # Connection
 
@@ -124,22 +132,24 @@ class EdgeProtocol(HttpToolsProtocol):
             addresses[address] -= 1
             if not addresses[address]:
                 del addresses[address]
-        for cycle, _ in self.pipeline:
-            cycle.disconnected = True
-        self.pipeline.clear()
+        self._waiting.clear()
+        self.connections.discard(self)
+        self.flow.resume_writing()
         if self._active is not None:
             self._active.leave()
-        super().connection_lost(exc)
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._active is not None and self._active.on_room is not None:
-            self._active.on_room(False)
+        if self._active is not None:
+            self._active.make_room(has_room=False)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._active is not None and self._active.on_room is not None:
-            self._active.on_room(True)
+        if self._active is not None:
+            self._active.make_room(has_room=True)
 
     def linger(self) -> None:
         if self._is_lingering or self.transport.is_closing():
@@ -165,7 +175,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._inspect_body(active)
         self._inspect_answer(active)
 
-    def _inspect_body(self, active: Caller) -> None:
+    def _inspect_body(self, active: Caller | Cycle) -> None:
         got, self._got_before = self._got - self._got_before, self._got
         is_expected = active.more_body and not self.flow.read_paused and not active.waiting_for_100_continue
         if not is_expected or got >= self._limits.body_bytes_per_s:
@@ -175,7 +185,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._slow_s > self._limits.body_slow_s:
             self._refuse(408, "The request's body came too slowly")
 
-    def _inspect_answer(self, active: Caller) -> None:
+    def _inspect_answer(self, active: Caller | Cycle) -> None:
         unsent = self.transport.get_write_buffer_size() if self.flow.write_paused else 0
         is_stalled = unsent > 0 and unsent >= self._unsent_before > 0
         self._stalled_s = self._stalled_s + 1 if is_stalled else 0
@@ -219,10 +229,13 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._is_replayed = False
         dropped = (b"upgrade", b"http2-settings", b"connection")
-        head = [self._method, b" ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self.headers:
+        wish = self._wish
+        head = [wish.method, b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in wish.headers:
             if name not in dropped:
                 head += (name, b": ", value, b"\r\n")
+        if self._length is not None:
+            head += (b"content-length: ", self._length, b"\r\n")
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"".join((*head, b"\r\n", rest)))
 
@@ -239,99 +252,114 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self.transport.is_closing():
             return
         body = problem(detail)
-        lines = self.default_lines(self.server_state.default_headers)
+        lines = self.default_lines([])
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (STATUS_LINE[status], lines, len(body)) + body)
         self.linger()
 
-    def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+    def default_lines(self, extra: Headers) -> bytes:
+        headers = self.server_state.default_headers
         if headers is not self._lines_of:
             self._lines_of = headers
-            self._lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        return self._lines
+            self._lines = _lines(headers)
+        return self._lines + _lines(extra) if extra else self._lines
 
     # Parser callbacks
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.headers = []
-        self._found = {}
+        self._raw = []
+        self._length = None
         self._in_head = True
-        self._head_fed = self._head_size = self._body_size = 0
+        self._head_fed = self._body_size = 0
         self._waiting_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer: nobody may add a header once the head was judged
-        name = name.lower()
-        self.headers.append((name, value))
-        self._found[name] = value
-        self._head_size += len(name) + len(value)
-        if self._head_size > self._limits.head_bytes or len(self.headers) > self._limits.head_count:
-            self._stop_parsing(431, "The request's head is too large")
+        if len(name) == 14 and name.lower() == b"content-length":
+            self._length = value
+        else:
+            self._raw.append((name, value))
 
     def _stop_parsing(self, status: int, detail: str) -> None:
         self._refused = (status, detail)
         raise ValueError(detail)
 
     def on_headers_complete(self) -> None:
-        parser, found = self.parser, self._found
+        parser, head = self.parser, self._head
+        raw, self._raw = (
+            self._raw,
+            [],
+        )  # trailers go nowhere: nobody may add a header once the head was judged
         self._in_head = False
-        self._method = method = parser.get_method()
-        if parser.should_upgrade() and self._must_replay(method, found):
-            self._is_replayed = True
-            return
-        self._judge_head(method, found)
-        is_http10 = parser.get_http_version() == "1.0"
-        defaults = self.server_state.default_headers
-        if b"origin" in found:
-            defaults = defaults + self._house.extra_headers(found)
-        caller = Caller(
-            self,
-            method=method,
-            target=self.url,
-            headers=self.headers,
-            found=found,
-            default_headers=defaults,
-            is_http10=is_http10,
-            keep_alive=not is_http10 and parser.should_keep_alive() and b"upgrade" not in found,
-        )
-        before, self.cycle = self.cycle, caller
-        app = None
-        is_preflight = method == b"OPTIONS" and b"access-control-request-method" in found
-        if is_preflight or not self.url.startswith(b"/run/"):
-            app = self.app
-            caller.scope = self._scope(method, is_http10=is_http10)
+        method = parser.get_method()
+        if head is None or raw != head.raw or method != head.method:
+            self._head = head = self._judge(Head(method, raw))
+            if head is None:
+                self._is_replayed = True
+                return
+        length = None
+        if self._length is not None:
+            length = int(self._length)
+            if length > self._limits.body_bytes:
+                self._stop_parsing(413, "The request's body is too large")
+        cycle = self._cycle(head, length)
+        before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
-            self._start_asgi_task(caller, app)  # type: ignore[arg-type]
+            self._start(cycle)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((caller, app))  # type: ignore[arg-type]
+            self._waiting.append(cycle)
 
-    def _must_replay(self, method: bytes, found: dict[bytes, bytes]) -> bool:
-        """Decide about a request for another protocol: refuse it, let it pass, or read it without the wish."""
-        if method == b"CONNECT":
-            self._stop_parsing(400, "CONNECT is not spoken here")
-        if found.get(b"upgrade", b"").strip().lower() != b"websocket":
-            return True
-        if method != b"GET":
-            self._stop_parsing(400, "A websocket begins with GET")
-        return False
-
-    def _judge_head(self, method: bytes, found: dict[bytes, bytes]) -> None:
-        if len(found) != len(self.headers) and sum(name == b"host" for name, _ in self.headers) > 1:
+    def _judge(self, head: Head) -> Head | None:
+        """Let a head pass, or stop; None means that it is to be read again without a wish for another protocol."""
+        limits, found = self._limits, head.found
+        size = sum(len(name) + len(value) for name, value in head.raw) + len(self.url)
+        if size > limits.head_bytes or len(head.raw) > limits.head_count:
+            self._stop_parsing(431, "The request's head is too large")
+        if self.parser.should_upgrade():
+            if head.method == b"CONNECT":
+                self._stop_parsing(400, "CONNECT is not spoken here")
+            if not head.is_websocket:
+                self._wish = head
+                return None
+            if head.method != b"GET":
+                self._stop_parsing(400, "A websocket begins with GET")
+        if len(found) != len(head.raw) and head.count(b"host") > 1:
             self._stop_parsing(400, "More than one Host header")
-        refused = self._house.refusal(method, found, is_local=self.client is None)
+        refused = self._house.refusal(head.method, found, is_local=self.client is None)
         if refused is not None:
             self._stop_parsing(*refused)
-        length = found.get(b"content-length")
-        if length is not None and int(length) > self._limits.body_bytes:
-            self._stop_parsing(413, "The request's body is too large")
+        if b"origin" in found:
+            head.extra = self._house.extra_headers(found)
+        return head
 
-    def _scope(self, method: bytes, *, is_http10: bool) -> Any:
+    def _cycle(self, head: Head, length: int | None) -> Caller | Cycle:
+        is_http10 = self.parser.get_http_version() == "1.0"
+        keep_alive = not is_http10 and self.parser.should_keep_alive() and not head.is_websocket
+        is_preflight = head.method == b"OPTIONS" and b"access-control-request-method" in head.found
+        if self.url.startswith(b"/run/") and not is_preflight:
+            return Caller(self, head, self.url, length, is_http10=is_http10, keep_alive=keep_alive)
+        cycle = Cycle(
+            scope=self._scope(head, length, is_http10=is_http10),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers + head.extra,
+            message_event=asyncio.Event(),
+            expect_100_continue=head.needs_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.app = self.app
+        return cycle
+
+    def _scope(self, head: Head, length: int | None, *, is_http10: bool) -> Any:
         """Return the ASGI scope, as uvicorn would make it."""
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
+        size = [] if length is None else [(b"content-length", str(length).encode())]
         return {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -340,25 +368,32 @@ class EdgeProtocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme,
             "root_path": self.root_path,
-            "headers": self.headers,
+            "headers": head.headers + size,
             "state": self.app_state.copy(),
-            "method": method.decode("ascii"),
+            "method": head.method.decode("ascii"),
             "path": unquote(path) if "%" in path else path,
             "raw_path": url.path,
             "query_string": url.query or b"",
         }
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        assert isinstance(cycle, Caller)
+    def _start(self, cycle: Caller | Cycle) -> None:
+        """Serve a request, a call with a small body only once that is there: so long it holds no slot."""
         self._active = cycle
-        task = self.loop.create_task(self._house.call(cycle) if app is None else cycle.run_asgi(app))
+        if isinstance(cycle, Cycle):
+            self.spawn(cycle.run_asgi(cycle.app))
+        elif not cycle.more_body or cycle.head.needs_continue or cycle.head.is_chunked or _is_large(cycle):
+            cycle.has_begun = True
+            self._house.begin(cycle)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
-        if self._is_replayed:
-            return
         cycle = self.cycle
+        if self._is_replayed or cycle is None:
+            return
         self._body_size += len(body)
         if self._body_size > self._limits.body_bytes:
             self._stop_parsing(413, "The request's body is too large")
@@ -370,10 +405,14 @@ class EdgeProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if not self._is_replayed:
-            self.cycle.more_body = False
-            if not self.cycle.response_complete:
-                self.cycle.message_event.set()
+        cycle = self.cycle
+        if self._is_replayed or cycle is None:
+            return
+        cycle.more_body = False
+        if cycle.has_begun:
+            cycle.message_event.set()
+        elif cycle is self._active and not cycle.response_complete:
+            self._start(cycle)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -381,8 +420,22 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._is_lingering or self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if self._waiting:
+            self._start(self._waiting.pop(0))
+
+    def shutdown(self) -> None:
+        if self._active is None or self._active.response_complete:
+            self.transport.close()
+        else:
+            self._active.keep_alive = False
+
+
+def _is_large(caller: Caller) -> bool:
+    return caller.length is not None and caller.length > IN_HAND
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _peer_pid(transport: asyncio.Transport) -> int | None:

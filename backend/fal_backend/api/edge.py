@@ -13,7 +13,7 @@ import functools
 import re
 import resource
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,7 +52,7 @@ class Edge:
     ) -> None:
         self.limits = limits or Limits()
         self.addresses: dict[str, int] = {}
-        self.call: Callable[[Caller], Coroutine[Any, Any, None]] = gateway.handle
+        self.begin: Callable[[Caller], None] = gateway.begin
         self._gateway = gateway
         self._control = control
         self._pages = pages

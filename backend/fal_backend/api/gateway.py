@@ -1,8 +1,9 @@
 """Calls of apps: auth, route, admission, the way to a runner and back, and what the answer means for the runner.
 
-Rules: one coroutine for each call and no further task; a timer only for a call that waits. The answer goes from
-the runner's socket to the caller's in the parser's callbacks; the coroutine sleeps meanwhile. A slot is given back
-when the work has truly ended: for a caller that left, that is when the runner says so.
+Rules: a call whose body is there, whose runner has a free slot and an open connection is carried without a task, a
+future or a timer, from the caller's last byte to the answer's; everything slower (waiting, connecting, a large body,
+trouble) is one coroutine for that call. A slot is given back when the work has truly ended: for a caller that left,
+that is when the runner says so.
 """
 
 from __future__ import annotations
@@ -14,44 +15,26 @@ from enum import Enum, auto
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-from fal_backend.api.caller import Caller, problem
+from fal_backend.api.call import Call, Target, send_body
+from fal_backend.api.caller import Caller
+from fal_backend.api.connection import IN_HAND
 from fal_backend.api.metrics import render
-from fal_backend.api.upstream import Answer, End, Pool, UpConn, cancel_call
+from fal_backend.api.pool import Pool, cancel_call
+from fal_backend.api.upstream import End, UpConn
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
 from fal_notebook.errors import AuthError
 from fal_notebook.wire import AuthMode
 
-__all__ = ["Authority", "Call", "Gateway", "Known"]
+__all__ = ["Authority", "Gateway", "Known"]
 
 log = logging.getLogger(__name__)
 
-IN_HAND = 64 * 1024
-"""A body up to this size is complete before a slot is taken, and is kept so that the call can be replayed."""
 _CANCEL_S = 600.0
 _TICK_S = 0.1
 _SHORTEST_START_S = 0.1
 _PREFIX = len(b"/run/")
-
-_HOP = frozenset(
-    {
-        b"authorization",
-        b"connection",
-        b"cookie",
-        b"expect",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-fal-endpoint",
-        b"x-fal-request-id",
-    }
-)
-_LIFECYCLE = b"x-fal-object-lifecycle-preference"
+_KNOWN_TARGETS = 1_024
 
 
 class Known(Protocol):
@@ -92,168 +75,106 @@ class _RequestIds:
         return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
 
 
-class Call:
-    """One call on its way; the `Sink` of its runner's answer."""
-
-    __slots__ = (
-        "answer",
-        "began",
-        "caller",
-        "conn",
-        "deadline",
-        "door",
-        "failure",
-        "is_busy",
-        "request",
-        "request_id",
-        "route",
-        "sent_back",
-        "start_by",
-        "start_failure",
-        "status",
-        "was_served",
-    )
-
-    def __init__(self, caller: Caller, request_id: str, began: float) -> None:
-        self.caller = caller
-        self.request_id = request_id
-        self.began = began
-        self.route: Route
-        self.door: Door | None = None
-        self.conn: UpConn | None = None
-        self.answer: Answer | None = None
-        self.failure: Failure | None = None
-        self.status = 0
-        self.is_busy = False
-        self.sent_back = 0
-        self.was_served = False
-        self.deadline = 0.0
-        self.start_by = 0.0
-        self.start_failure = Failure.STARTUP_TIMEOUT
-        self.request = b""
-        """Head and body in hand, as sent to a runner."""
-
-    # Sink: the runner's answer goes straight to the caller
-
-    def interim(self, answer: Answer) -> None:
-        self.caller.write_interim(answer.status, b"".join(answer.lines))
-
-    def stamp(self) -> bytes:
-        """Return the headers that every answer of the gateway carries."""
-        stamp = self.door.stamp if self.door is not None else b""
-        return b"x-fal-request-id: %b\r\n%b" % (self.request_id.encode(), stamp)
-
-    def head(self, answer: Answer) -> None:
-        self.answer = answer
-        status = answer.status
-        if status == 429 and b"x-fal-nb-busy" in answer.noted:
-            self.is_busy = True
-            return
-        self.status = status
-        answer.lines.append(self.stamp())
-        has_body = status not in (204, 304) and self.caller.method != b"HEAD"
-        self.caller.write_head(status, b"".join(answer.lines), answer.length, has_body=has_body)
-
-    def body(self, data: bytes) -> None:
-        if not self.is_busy:
-            self.caller.write_body(data)
-
-    def end(self) -> None:
-        if not self.is_busy:
-            self.caller.write_end()
-
-    def wake(self) -> None:
-        self.caller.message_event.set()
-
-    # What may happen meanwhile
-
-    def fail(self, failure: Failure) -> None:
-        """Break the call off, unless it has ended."""
-        if self.failure is None:
-            self.failure = failure
-        if self.conn is not None:
-            self.conn.stop()
-
-    def leave(self) -> None:
-        """Note that the caller has left."""
-        self.fail(Failure.CALLER_GONE)
-
-    def make_room(self, has_room: bool) -> None:
-        """Read from the runner as fast as the caller reads from us."""
-        if self.conn is not None:
-            self.conn.resume() if has_room else self.conn.pause()
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer in the App's place, or break the answer off where it has begun."""
-        self.status = refusal.status
-        caller = self.caller
-        if caller.disconnected or caller.response_complete:
-            return
-        if caller.response_started:
-            caller.abort()
-            return
-        lines = [b"content-type: application/json\r\n", self.stamp()]
-        lines += [b"%b: %b\r\n" % header for header in refusal.headers]
-        if refusal.error_type is not None:
-            lines.append(b"x-fal-error-type: %b\r\n" % refusal.error_type.encode())
-        caller.answer(refusal.status, b"".join(lines), problem(refusal.detail, refusal.error_type))
-
-
 class Gateway:
-    """The data plane's one way in."""
+    """The data plane's one way in; used from one event loop."""
 
     def __init__(self, dispatch: Dispatch, auth: Authority) -> None:
         self._dispatch = dispatch
         self._auth = auth
         self._ids = _RequestIds()
+        self._targets: dict[bytes, Target] = {}
         self._running: dict[Call, None] = {}
         self._is_ticking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def metrics(self) -> bytes:
         """Return the counts of all calls as Prometheus text."""
         return render(self._dispatch)
 
-    async def handle(self, caller: Caller) -> None:
-        """Carry one call; it is answered, or its connection is broken, when this returns."""
-        loop = asyncio.get_running_loop()
-        call = Call(caller, self._ids.next(), loop.time())
+    # The quick way
+
+    def begin(self, caller: Caller) -> None:
+        """Carry a call; its answer goes to the caller by itself."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        call = Call(caller, _NOWHERE, self._ids.next(), loop.time())
+        caller.served = call
         try:
-            await self._carry(call)
+            self._admit(call)
         except Refusal as refusal:
             call.refuse(refusal)
-        except Exception:  # the call's root: whatever it was, the caller gets an answer
-            log.exception("gateway.call_failed", extra={"request_id": call.request_id})
-            call.refuse(Refusal(500, "Internal Server Error", "internal_error"))
-        finally:
-            caller.on_gone = caller.on_room = None
-            if hasattr(call, "route"):
-                call.route.tally.count(call.status or 499, loop.time() - call.began)
+            self._count(call)
+        except Exception as error:  # noqa: BLE001  the call's root: whatever it was, the caller gets an answer
+            self._give_up(call, error)
 
-    async def _carry(self, call: Call) -> None:
+    def _admit(self, call: Call) -> None:
         caller = call.caller
-        key, target = _parse_target(caller.target)
-        self._route(call, key)
-        self._authorize(call.route, caller)
-        if b"upgrade" in caller.found and caller.found[b"upgrade"].strip().lower() == b"websocket":
+        call.target = target = self._target(caller.target)
+        call.route = route = self._route(target)
+        self._authorize(route, caller)
+        if caller.head.is_websocket:
             raise Refusal(501, "Realtime and websocket endpoints come with a later release of fal-notebook")
-        if caller.more_body and await _read_in_hand(caller):
-            self._route(call, key)
-        if caller.disconnected:
-            raise refusal_of(Failure.CALLER_GONE)[0]
-        caller.on_gone, caller.on_room = call.leave, call.make_room
-        _set_start_limit(call)
-        while True:
-            door = None if call.was_served else self._dispatch.admit(call.route)
-            if door is None:
-                door = await self._wait(call)
-            if await self._serve(call, door, target) is _Turn.DONE:
-                return
+        self._set_start_limit(call)
+        door = None
+        if not caller.more_body:
+            door = self._dispatch.admit(route)
+            if door is not None and isinstance(door.link, Pool):
+                conn = door.link.take()
+                if conn is not None:
+                    call.door = door
+                    call.on_end = self._finish
+                    self._watch(call)
+                    call.send(conn)
+                    return
+        caller.connection.spawn(self._carry(call, door, None))
 
-    def _route(self, call: Call, key: bytes) -> None:
-        route = self._dispatch.find(key)
+    def _finish(self, call: Call, end: End) -> None:
+        """End a call that went the quick way; whatever is not plain goes on as a coroutine."""
+        door = call.door
+        assert door is not None
+        answer = call.answer
+        if end is End.COMPLETE and answer is not None and not answer.is_busy:
+            fate = verdict(answer.status, answer.stop_runner)
+            if fate.act is RunnerAct.KEEP:
+                self._take_back(call, door)
+                self._dispatch.release(door)
+                self._count(call)
+                return
+        call.on_end = None
+        call.caller.connection.spawn(self._carry(call, door, end))
+
+    def _take_back(self, call: Call, door: Door) -> None:
+        self._running.pop(call, None)
+        conn, call.conn = call.conn, None
+        if conn is not None and isinstance(door.link, Pool):
+            door.link.give(conn)
+
+    def _count(self, call: Call) -> None:
+        if call.route is not None and self._loop is not None:
+            call.route.tally.count(call.status or 499, self._loop.time() - call.began)
+
+    def _give_up(self, call: Call, error: Exception) -> None:
+        log.error("gateway.call_failed", exc_info=error, extra={"request_id": call.request_id.decode()})
+        call.refuse(Refusal(500, "Internal Server Error", "internal_error"))
+        self._count(call)
+
+    # What every call is asked
+
+    def _target(self, raw: bytes) -> Target:
+        found = self._targets.get(raw)
+        if found is None:
+            found = _parse_target(raw)
+            if len(self._targets) >= _KNOWN_TARGETS:
+                self._targets.clear()
+            self._targets[raw] = found
+        return found
+
+    def _route(self, target: Target) -> Route:
+        route = self._dispatch.find(target.key)
         if route is None:
-            raise unknown_app(key.partition(b"/")[2].decode("ascii", "replace"))
-        call.route = route
+            raise unknown_app(target.key.partition(b"/")[2].decode("ascii", "replace"))
+        return route
 
     def _authorize(self, route: Route, caller: Caller) -> None:
         """Let pass who may call the app. Raises: Refusal 401, 403."""
@@ -261,7 +182,7 @@ class Gateway:
         if info.auth is AuthMode.PUBLIC:
             return
         try:
-            known = self._auth.principal(caller.found.get(b"authorization"))
+            known = self._auth.principal(caller.head.found.get(b"authorization"))
         except AuthError as error:
             raise Refusal(401, error.message) from error
         if known is None:
@@ -271,69 +192,98 @@ class Gateway:
         if info.auth is AuthMode.PRIVATE and known.account != info.account:
             raise Refusal(403, f"This key may not call '{info.alias}'")
 
+    def _set_start_limit(self, call: Call) -> None:
+        """Set by when a runner must have begun: the App's limit, or the caller's where that is shorter."""
+        assert call.route is not None
+        limit_s = min(call.route.info.start_timeout_s or START_LIMIT_S, START_LIMIT_S)
+        given = call.caller.head.start_timeout
+        if given is not None:
+            given_s = _seconds(given)
+            if given_s <= limit_s:
+                limit_s = given_s
+                call.start_failure = Failure.USER_TIMEOUT
+        call.start_by = call.began + limit_s
+
+    # The slow way
+
+    async def _carry(self, call: Call, door: Door | None, end: End | None) -> None:
+        """Carry a call from wherever the quick way left it: without a slot, with one, or with its end."""
+        try:
+            if door is None and call.caller.more_body:
+                await _read_in_hand(call.caller)
+            while True:
+                if door is None:
+                    door = await self._wait(call)
+                if await self._serve(call, door, end) is _Turn.DONE:
+                    break
+                door = end = None
+            self._count(call)
+        except Refusal as refusal:
+            call.refuse(refusal)
+            self._count(call)
+        except Exception as error:  # noqa: BLE001  the call's root, as in `begin`
+            self._give_up(call, error)
+
     async def _wait(self, call: Call) -> Door:
         """Stand in line; the place is left when the caller leaves. Raises: Refusal."""
+        assert call.route is not None
+        if call.failure is not None:
+            raise refusal_of(call.failure)[0]
         waiter = self._dispatch.wait(call.route, call.start_by, call.start_failure, at_head=call.was_served)
-
-        def leave() -> None:
-            call.leave()
-            self._dispatch.leave(waiter)
-
-        call.caller.on_gone = leave
+        call.waits = lambda: self._dispatch.leave(waiter)
         try:
             door = await waiter.turn
         except asyncio.CancelledError:
             self._dispatch.leave(waiter)
-            if waiter.turn.done() and not waiter.turn.exception():
+            if not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 self._dispatch.release(waiter.turn.result())
             raise
-        call.caller.on_gone = call.leave
+        finally:
+            call.waits = None
         call.route = waiter.route
         return door
 
-    async def _serve(self, call: Call, door: Door, target: bytes) -> _Turn:
-        """Use a slot for one attempt, and give it back."""
+    async def _serve(self, call: Call, door: Door, end: End | None) -> _Turn:
+        """Use a slot for one attempt, or conclude one that has ended, and give the slot back."""
         call.door = door
         call.was_served = is_held = True
         try:
-            end = await self._exchange(call, door, target)
+            end = await self._exchange(call, door, end)
             if call.is_busy:
-                call.sent_back += 1
-                self._dispatch.send_back(door, call.sent_back)
                 is_held = False
-                call.is_busy = False
+                call.sent_back += 1
                 call.door = call.answer = None
+                self._dispatch.send_back(door, call.sent_back)
                 return _Turn.AGAIN
             if end is None:
+                call.door = None
                 return _Turn.AGAIN
             await self._conclude(call, door, end)
             return _Turn.DONE
         finally:
-            self._running.pop(call, None)
+            self._take_back(call, door)
             if is_held:
                 self._dispatch.release(door)
 
-    async def _exchange(self, call: Call, door: Door, target: bytes) -> End | None:
+    async def _exchange(self, call: Call, door: Door, end: End | None) -> End | None:
         """Send the call and pass the answer on; None when no runner has seen it, so that another may."""
-        if call.failure is not None:
-            return End.STOPPED
-        pool = door.link
-        if not isinstance(pool, Pool):
-            door.link = pool = Pool(door.socket, door.width)
-        call.request = call.request or _request_head(call, target)
-        conn = pool.take()
-        is_first = True
-        while True:
+        pool = self._pool(door)
+        if end is None:
+            conn = pool.take() or await self._connect(door, pool)
             if conn is None:
-                conn = await self._connect(door, pool)
-                if conn is None:
-                    return None if is_first and call.failure is None else End.SILENT
-            end = await self._exchange_on(call, conn, pool)
-            is_stale = end is End.SILENT and not conn.is_fresh and not conn.may_continue
-            if not is_stale or not is_first or call.failure is not None:
-                return end
-            is_first = False
-            conn = None
+                return None if call.failure is None else End.STOPPED
+            end = await self._exchange_on(call, conn)
+        if call.may_resend and call.failure is None:
+            # A connection that the runner closed as we wrote: no byte came back and the whole call is in hand.
+            self._take_back(call, door)
+            conn = await self._connect(door, pool)
+            end = End.SILENT if conn is None else await self._exchange_on(call, conn)
+        return end
+
+    def _pool(self, door: Door) -> Pool:
+        if not isinstance(door.link, Pool):
+            door.link = Pool(door.socket, door.width)
+        return door.link
 
     async def _connect(self, door: Door, pool: Pool) -> UpConn | None:
         """Open a connection; a runner that does not accept one gets no further call."""
@@ -343,32 +293,28 @@ class Gateway:
             self._dispatch.condemn(door, "connection_broken")
             return None
 
-    async def _exchange_on(self, call: Call, conn: UpConn, pool: Pool) -> End:
-        caller = call.caller
-        if call.failure is not None:
-            pool.give(conn)
-            return End.STOPPED
-        call.conn = conn
+    async def _exchange_on(self, call: Call, conn: UpConn) -> End:
+        if call.failure is not None or conn.is_lost:
+            call.conn = conn
+            return End.SILENT if call.failure is None else End.STOPPED
         self._watch(call)
+        done: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        call.ended_at = done
         try:
-            done = conn.begin(call, call.request, is_head_call=caller.method == b"HEAD")
-            if caller.more_body or caller.body:
-                await _send_body(call, conn)
+            call.send(conn)
+            if call.caller.more_body or call.caller.body:
+                await send_body(call, conn, done)
             return await done
         except asyncio.CancelledError:
             conn.stop()
             raise
         finally:
-            call.conn = None
-            pool.give(conn)
+            call.ended_at = None
 
     async def _conclude(self, call: Call, door: Door, end: End) -> None:
         """Answer where the runner did not, and decide the runner's fate."""
         if end is End.COMPLETE and call.answer is not None:
-            fate = verdict(call.answer.status, call.answer.noted.get(b"x-fal-stop-runner"))
-            if fate.act is RunnerAct.KEEP:
-                return
-            await self._judge(door, fate)
+            await self._judge(door, verdict(call.answer.status, call.answer.stop_runner))
             return
         failure = call.failure
         if failure is None:
@@ -382,24 +328,25 @@ class Gateway:
     async def _judge(self, door: Door, fate: Verdict) -> None:
         if fate.act is RunnerAct.END:
             self._dispatch.condemn(door, fate.reason or "broken")
-        elif fate.act is RunnerAct.CHECK and isinstance(door.link, Pool):
-            conn = await self._connect(door, door.link)
+        elif fate.act is RunnerAct.CHECK:
+            conn = await self._connect(door, self._pool(door))
             if conn is not None:
                 conn.close()
 
     async def _end_work(self, call: Call, door: Door) -> None:
         """Have the runner end the work of a caller that left, within what the call had left to run."""
         left_s = call.deadline - asyncio.get_running_loop().time() if call.deadline else _CANCEL_S
-        if not await cancel_call(door.control, call.request_id, max(left_s, 1.0)) and call.deadline:
+        if not await cancel_call(door.control, call.request_id.decode(), max(left_s, 1.0)):
             log.warning("gateway.cancel_unanswered", extra={"runner_id": door.runner_id})
 
     # Time limits: one coarse timer over all running calls
 
     def _watch(self, call: Call) -> None:
+        assert call.route is not None
         limit_s = call.route.info.request_timeout_s
-        if not limit_s or call in self._running:
+        if not limit_s:
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         call.deadline = loop.time() + limit_s
         self._running[call] = None
         if not self._is_ticking:
@@ -415,22 +362,22 @@ class Gateway:
             loop.call_later(_TICK_S, self._tick, loop)
 
 
-def _parse_target(target: bytes) -> tuple[bytes, bytes]:
-    """Split `/run/{owner}/{alias}{/path}{?query}` into `owner/alias` and what the runner is asked for.
+def _parse_target(raw: bytes) -> Target:
+    """Split `/run/{owner}/{alias}{/path}{?query}`.
 
     Raises: Refusal 404 without owner and alias, 400 for a path that climbs.
     """
-    path, mark, query = target.partition(b"?")
+    path, mark, query = raw.partition(b"?")
     owner_end = path.find(b"/", _PREFIX)
     if owner_end <= _PREFIX or owner_end + 1 == len(path):
         raise Refusal(404, "The address of an app is /run/{owner}/{alias}")
     alias_end = path.find(b"/", owner_end + 1)
     if alias_end < 0:
-        return path[_PREFIX:], b"/" + mark + query
+        return Target(path[_PREFIX:], b"/", mark + query)
     rest = path[alias_end:]
-    if (b"%" in rest or b".." in rest or b"/." in rest) and _is_climbing(rest):
+    if (b"%" in rest or b"/." in rest) and _is_climbing(rest):
         raise Refusal(400, "The path is not acceptable", "bad_request")
-    return path[_PREFIX:alias_end], rest + mark + query
+    return Target(path[_PREFIX:alias_end], rest, mark + query)
 
 
 def _is_climbing(path: bytes) -> bool:
@@ -438,97 +385,24 @@ def _is_climbing(path: bytes) -> bool:
     return any(part in (b".", b"..") for part in plain.replace(b"\\", b"/").split(b"/")) or b"\x00" in plain
 
 
-async def _read_in_hand(caller: Caller) -> bool:
-    """Wait for a small body to be complete, and return whether there was a wait; a large one is left unread."""
-    length = caller.body_length
-    if length is not None and length > IN_HAND:
-        return False
+def _seconds(given: bytes) -> float:
+    try:
+        given_s = float(given)
+    except ValueError:
+        given_s = 0.0
+    if not given_s > _SHORTEST_START_S:
+        raise Refusal(400, "X-Fal-Request-Timeout must be a number of seconds above 0.1", "bad_request")
+    return given_s
+
+
+async def _read_in_hand(caller: Caller) -> None:
+    """Wait for a small body of unknown length to be complete; a large one is left unread."""
+    if caller.length is not None and caller.length > IN_HAND:
+        return
     while caller.more_body and not caller.disconnected and len(caller.body) <= IN_HAND:
         caller.read_on()
         caller.message_event.clear()
         await caller.message_event.wait()
-    return True
 
 
-def _set_start_limit(call: Call) -> None:
-    """Set by when a runner must have begun: the App's limit, or the caller's where that is shorter."""
-    limit_s = min(call.route.info.start_timeout_s or START_LIMIT_S, START_LIMIT_S)
-    given = call.caller.found.get(b"x-fal-request-timeout")
-    if given is not None:
-        try:
-            given_s = float(given)
-        except ValueError:
-            given_s = 0.0
-        if not given_s > _SHORTEST_START_S:
-            raise Refusal(400, "X-Fal-Request-Timeout must be a number of seconds above 0.1", "bad_request")
-        if given_s <= limit_s:
-            limit_s = given_s
-            call.start_failure = Failure.USER_TIMEOUT
-    call.start_by = call.began + limit_s
-
-
-def _request_head(call: Call, target: bytes) -> bytes:
-    """Return the head of the request to a runner, with the body behind it when that is in hand."""
-    caller, info = call.caller, call.route.info
-    named = _named_by_connection(caller.found)
-    parts = [b"%b %b HTTP/1.1\r\n" % (caller.method, target)]
-    for name, value in caller.headers:
-        if name not in _HOP and not name.startswith(b"x-fal-nb-") and name not in named:
-            parts.append(b"%b: %b\r\n" % (name, value))
-    is_in_hand = not caller.more_body
-    if b"transfer-encoding" in caller.found:
-        parts.append(
-            b"content-length: %d\r\n" % len(caller.body) if is_in_hand else b"transfer-encoding: chunked\r\n"
-        )
-    if not is_in_hand:
-        parts.append(b"expect: 100-continue\r\n")
-    if _LIFECYCLE not in caller.found:
-        parts.append(_LIFECYCLE + b": {}\r\n")
-    path = target.partition(b"?")[0]
-    kind = (
-        b"stream"
-        if path.endswith(b"/stream") or caller.found.get(b"accept") == b"text/event-stream"
-        else b"sync"
-    )
-    parts.append(
-        b"x-fal-request-id: %b\r\nx-fal-endpoint: %b/%b%b\r\n"
-        b"x-fal-nb-call: %b\r\nx-fal-nb-attempt: 1\r\nx-fal-nb-epoch: 0\r\n\r\n"
-        % (
-            call.request_id.encode(),
-            info.owner.encode(),
-            info.alias.encode(),
-            path if path != b"/" else b"",
-            kind,
-        )
-    )
-    if is_in_hand and caller.body:
-        parts.append(bytes(caller.take_body()))
-    return b"".join(parts)
-
-
-def _named_by_connection(found: dict[bytes, bytes]) -> frozenset[bytes]:
-    value = found.get(b"connection")
-    if value is None or value in (b"keep-alive", b"close"):
-        return frozenset()
-    return frozenset(token.strip().lower() for token in value.split(b","))
-
-
-async def _send_body(call: Call, conn: UpConn) -> None:
-    """Send a large body as it comes, once the runner's gate has asked for it, until the answer ends the call."""
-    caller, wake = call.caller, call.caller.message_event
-    is_chunked = b"transfer-encoding" in caller.found
-    while not conn.done.done():
-        wake.clear()
-        if call.answer is not None or not (conn.may_continue and conn.can_write):
-            await wake.wait()  # an answer before the body's end: nobody reads the rest
-        elif caller.body:
-            data = bytes(caller.take_body())
-            conn.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
-        elif not caller.more_body:
-            if is_chunked:
-                conn.transport.write(b"0\r\n\r\n")
-            return
-        else:
-            caller.read_on()
-            await wake.wait()
-    conn.is_reusable = False
+_NOWHERE = Target(b"", b"/", b"")

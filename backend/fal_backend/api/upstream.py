@@ -9,39 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
 import httptools
 
-__all__ = ["Answer", "End", "Pool", "Sink", "UpConn", "cancel_call"]
+from fal_backend.api.head import Headers
+
+__all__ = ["Answer", "End", "Sink", "UpConn"]
 
 HEAD_LIMIT = 64 * 1024
-CONNECT_S = 5.0
-_READ_LIMIT = 64 * 1024
 
 log = logging.getLogger(__name__)
 
 _DROPPED = frozenset(
     {
         b"alt-svc",
-        b"date",
+        b"connection",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-connection",
         b"te",
         b"trailer",
+        b"transfer-encoding",
         b"upgrade",
         b"x-fal-needs-retry",
         b"x-fal-request-id",
         b"x-fal-revision",
         b"x-fal-runner-id",
+        b"x-fal-stop-runner",
     }
 )
-_NOTED = frozenset(
-    {b"connection", b"content-length", b"transfer-encoding", b"x-fal-stop-runner", b"x-fal-nb-busy"}
-)
-_PLAIN_CONNECTION = frozenset({b"close", b"keep-alive", b"keep-alive, close"})
 
 
 class End(Enum):
@@ -59,16 +58,29 @@ class End(Enum):
 class Answer:
     """The head of an answer: what is forwarded, and what is only for us."""
 
-    __slots__ = ("is_chunked", "length", "lines", "noted", "status")
+    __slots__ = ("is_busy", "is_chunked", "length", "lines", "raw", "status", "stop_runner")
 
-    def __init__(self) -> None:
-        self.status = 0
-        self.lines: list[bytes] = []
-        """Header lines to forward, each with its line end; no framing, nothing hop-by-hop."""
-        self.noted: dict[bytes, bytes] = {}
-        self.length: int | None = None
+    def __init__(self, status: int, length: int | None, raw: Headers) -> None:
+        self.status = status
+        self.length = length
         """Value of `content-length`, None without one."""
-        self.is_chunked = False
+        self.raw = raw
+        found = {name.lower(): value for name, value in raw}
+        self.stop_runner = found.get(b"x-fal-stop-runner")
+        self.is_busy = status == 429 and b"x-fal-nb-busy" in found
+        self.is_chunked = b"transfer-encoding" in found
+        if self.is_chunked and found[b"transfer-encoding"].lower() != b"chunked":
+            raise ValueError("unknown transfer-encoding")
+        self.lines = _forwarded(raw, found.get(b"connection", b""))
+        """Header lines to forward; no framing, nothing hop-by-hop, nothing that is only for us."""
+        if len(self.lines) > HEAD_LIMIT:
+            raise ValueError("head of the answer is too large")
+
+    def again(self, length: int | None) -> Answer:
+        """Return the same head for another answer with the same status and headers."""
+        if length == self.length:
+            return self
+        return Answer(self.status, length, self.raw)
 
 
 class Sink(Protocol):
@@ -77,27 +89,37 @@ class Sink(Protocol):
     def interim(self, answer: Answer) -> None: ...
     def head(self, answer: Answer) -> None: ...
     def body(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
+    def flush(self) -> None:
+        """All that has come so far was passed."""
+        ...
+
     def wake(self) -> None:
-        """Something changed for whoever sends the body: 100, room to write, or the end."""
+        """Something changed for whoever sends the body: 100, or room to write."""
+        ...
+
+    def ended(self, end: End) -> None:
+        """The exchange is over; the connection may be used for another one."""
         ...
 
 
 class UpConn(asyncio.Protocol):
     """One connection to a runner."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, on_lost: Callable[[UpConn], None], on_made: Callable[[UpConn], None]) -> None:
+        self._on_lost = on_lost
+        self._on_made = on_made
         self._parser = httptools.HttpResponseParser(self)
         self._sink: Sink | None = None
-        self._answer = Answer()
+        self._raw: Headers = []
+        self._length: bytes | None = None
+        self._answer: Answer | None = None
+        self._end: End | None = None
         self._is_head_call = False
         self._is_interim = False
         self._head_done = False
         self._head_bytes = 0
         self._is_paused = False
         self.transport: asyncio.Transport
-        self.done: asyncio.Future[End]
         self.is_lost = False
         self.is_fresh = True
         """No answer was received on it yet."""
@@ -108,23 +130,19 @@ class UpConn(asyncio.Protocol):
 
     # One exchange
 
-    def begin(self, sink: Sink, data: bytes, *, is_head_call: bool) -> asyncio.Future[End]:
-        """Send the first bytes of a request and return the future of how it ends."""
+    def begin(self, sink: Sink, data: bytes, *, is_head_call: bool) -> None:
+        """Send the first bytes of a request; `sink.ended` tells how it went."""
         self._sink = sink
         self._is_head_call = is_head_call
         self._head_done = self._is_interim = self.is_reusable = self.may_continue = False
         self._head_bytes = 0
-        self.done = self._pool.loop.create_future()
-        if self.is_lost:
-            self._finish(End.SILENT)
-        else:
-            self.transport.write(data)
-        return self.done
+        self.transport.write(data)
 
     def stop(self) -> None:
         """Break the exchange off from our side."""
-        self._finish(End.STOPPED)
+        self.is_reusable = False
         self.transport.abort()
+        self._deliver(End.STOPPED)
 
     def close(self) -> None:
         """Close an idle connection."""
@@ -143,37 +161,34 @@ class UpConn(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    def _finish(self, end: End) -> None:
+    def _deliver(self, end: End) -> None:
         sink = self._sink
         if sink is not None:
             self._sink = None
             self.resume()
-            self.done.set_result(end)
-            sink.wake()
+            sink.ended(end)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
-        self._pool.adopt(self)
+        self._on_made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self.is_reusable = False
-        self._pool.forget(self)
-        sink = self._sink
-        if sink is None:
-            return
-        if not self._head_done:
-            self._finish(End.INCOMPLETE if self._head_bytes else End.SILENT)
-        elif exc is None and self._answer.length is None and not self._answer.is_chunked:
-            sink.end()
-            self._finish(End.COMPLETE)
+        self._on_lost(self)
+        answer = self._answer
+        if not self._head_done or answer is None:
+            self._deliver(End.INCOMPLETE if self._head_bytes else End.SILENT)
+        elif exc is None and answer.length is None and not answer.is_chunked:
+            self._deliver(End.COMPLETE)
         else:
-            self._finish(End.INCOMPLETE)
+            self._deliver(End.INCOMPLETE)
 
     def data_received(self, data: bytes) -> None:
-        if self._sink is None:
+        sink = self._sink
+        if sink is None:
             self.is_reusable = False
             self.transport.abort()
             return
@@ -182,17 +197,27 @@ class UpConn(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
-                error.__context__, ValueError
-            ):
-                log.error("upstream.parser", exc_info=error.__context__)
-            self.is_reusable = False
-            self._finish(End.INCOMPLETE)
-            self.transport.abort()
+            self._fail(error)
             return
-        if not self._head_done and self._head_bytes > HEAD_LIMIT:
-            self._finish(End.INCOMPLETE)
-            self.transport.abort()
+        end = self._end
+        if end is not None:
+            # Only now, with all bytes parsed, may the connection serve another call: see the module's rules.
+            self._end = None
+            self._deliver(end)
+        elif self._head_done:
+            sink.flush()
+        elif self._head_bytes > HEAD_LIMIT:
+            self._fail(None)
+
+    def _fail(self, error: Exception | None) -> None:
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+            error.__context__, ValueError
+        ):
+            log.error("upstream.parser", exc_info=error.__context__)
+        end, self._end = self._end, None
+        self.is_reusable = False
+        self.transport.abort()
+        self._deliver(end or End.INCOMPLETE)
 
     def pause_writing(self) -> None:
         self.can_write = False
@@ -205,43 +230,38 @@ class UpConn(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        if self._sink is None:
-            self.is_reusable = False
+        if self._end is not None:
             raise ValueError("bytes after the end of an answer")
-        self._answer = Answer()
+        self._raw = []
+        self._length = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        answer = self._answer
-        if name in _NOTED:
-            answer.noted[name] = value
-        elif name not in _DROPPED and not name.startswith(b"x-fal-nb-"):
-            answer.lines.append(b"%b: %b\r\n" % (name, value))
+        size = len(name)
+        if size == 14 and name.lower() == b"content-length":
+            self._length = value
+        elif size != 4 or name.lower() != b"date":  # the edge says the date
+            self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
-        answer, sink = self._answer, self._sink
+        sink = self._sink
         if sink is None:
             return
-        answer.status = status = self._parser.get_status_code()
+        raw, self._raw = self._raw, []
+        status, answer = self._parser.get_status_code(), self._answer
+        length = None if self._length is None else int(self._length)
+        if answer is None or status != answer.status or raw != answer.raw:
+            answer = Answer(status, length, raw)
+        else:
+            answer = answer.again(length)
         if status < 200:
             self._interim(answer, sink)
             return
-        noted = answer.noted
-        if b"transfer-encoding" in noted:
-            if noted[b"transfer-encoding"].lower() != b"chunked":
-                raise ValueError("unknown transfer-encoding")
-            answer.is_chunked = True
-        elif b"content-length" in noted:
-            answer.length = int(noted[b"content-length"])
-        if b"connection" in noted:
-            _drop_named(answer, noted[b"connection"])
-        _check_head(answer)
+        self._answer = answer
         self._head_done = True
         self.is_fresh = False
         sink.head(answer)
         if self._is_head_call:
-            sink.end()
-            self._finish(End.COMPLETE)
+            self._end = End.COMPLETE
 
     def _interim(self, answer: Answer, sink: Sink) -> None:
         if answer.status == 101:
@@ -254,117 +274,23 @@ class UpConn(asyncio.Protocol):
             sink.interim(answer)
 
     def on_body(self, body: bytes) -> None:
-        if self._sink is not None:
+        if self._end is None and self._sink is not None:
             self._sink.body(body)
 
     def on_message_complete(self) -> None:
         if self._is_interim:
             self._is_interim = False
             self._head_bytes = 0
-            return
-        sink = self._sink
-        if sink is None:
-            return
-        self.is_reusable = self._parser.should_keep_alive() and not self.transport.is_closing()
-        sink.end()
-        self._finish(End.COMPLETE)
+        elif self._end is None and self._sink is not None:
+            self.is_reusable = self._parser.should_keep_alive() and not self.transport.is_closing()
+            self._end = End.COMPLETE
 
 
-def _drop_named(answer: Answer, connection: bytes) -> None:
-    """Drop the headers that `Connection` names: they were meant for this hop alone."""
-    value = connection.lower()
-    if value in _PLAIN_CONNECTION:
-        return
-    named = tuple(token.strip() + b":" for token in value.split(b",") if token.strip())
-    answer.lines = [line for line in answer.lines if not line.startswith(named)]
-
-
-def _check_head(answer: Answer) -> None:
-    """Refuse a head that is too large, or a folded line that would split into two for the caller."""
-    size = 0
-    for line in answer.lines:
-        size += len(line)
-    if size > HEAD_LIMIT:
-        raise ValueError("head of the answer is too large")
-
-
-class Pool:
-    """The connections to one runner; the one used last is used first."""
-
-    def __init__(self, path: str, width: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.all: set[UpConn] = set()
-        self._path = path
-        self._idle: list[UpConn] = []
-        self._keep = width + 2
-        self._is_closed = self._is_aborted = False
-
-    def take(self) -> UpConn | None:
-        """Return an idle connection, or None."""
-        idle = self._idle
-        while idle:
-            conn = idle.pop()
-            if not conn.is_lost and not conn.transport.is_closing():
-                return conn
-        return None
-
-    async def open(self) -> UpConn:
-        """Return a new connection. Raises: OSError, TimeoutError when the runner does not accept."""
-        async with asyncio.timeout(CONNECT_S):
-            _, conn = await self.loop.create_unix_connection(self._make, self._path)
-        return conn
-
-    def adopt(self, conn: UpConn) -> None:
-        """Note a connection that was opened; after `abort` it is broken at once."""
-        self.all.add(conn)
-        if self._is_aborted:
-            conn.transport.abort()
-
-    def _make(self) -> UpConn:
-        return UpConn(self)
-
-    def give(self, conn: UpConn) -> None:
-        """Take a connection back, or close it where it cannot be used again."""
-        if conn.is_lost:
-            return
-        if conn.is_reusable and not self._is_closed and len(self._idle) < self._keep:
-            self._idle.append(conn)
-        else:
-            conn.close()
-
-    def forget(self, conn: UpConn) -> None:
-        """Drop a connection that is closed."""
-        self.all.discard(conn)
-        if conn in self._idle:
-            self._idle.remove(conn)
-
-    def close(self) -> None:
-        """Close what is idle now, and the rest after its call."""
-        self._is_closed = True
-        idle, self._idle = self._idle, []
-        for conn in idle:
-            conn.close()
-
-    def abort(self) -> None:
-        """Break every connection."""
-        self.close()
-        self._is_aborted = True
-        for conn in list(self.all):
-            conn.transport.abort()
-
-
-async def cancel_call(control: str, request_id: str, timeout_s: float) -> bool:
-    """Cancel a call on its runner and return whether its work has truly ended; False when nobody can say."""
-    writer: asyncio.StreamWriter | None = None
-    request = f"POST /calls/{request_id}/cancel HTTP/1.1\r\nhost: runner\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_unix_connection(control, limit=_READ_LIMIT)
-            writer.write(request.encode())
-            status_line = await reader.readline()
-    except (OSError, TimeoutError, ValueError):
-        return False
-    finally:
-        if writer is not None:
-            writer.close()
-    return status_line.split(b" ")[1:2] in ([b"200"], [b"404"])
+def _forwarded(raw: Headers, connection: bytes) -> bytes:
+    named = frozenset(token.strip() for token in connection.lower().split(b","))
+    lines = []
+    for name, value in raw:
+        name = name.lower()
+        if name not in _DROPPED and name not in named and not name.startswith(b"x-fal-nb-"):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)

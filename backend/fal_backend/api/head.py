@@ -1,0 +1,83 @@
+"""A request's headers, judged once: callers repeat themselves, so a connection keeps the last head it saw.
+
+Rules: a head is a value; `forwarded` and `judged` are what was derived from it and never change. The length of the
+body is not part of it, because it is what differs between otherwise equal requests.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Head", "Headers"]
+
+Headers = list[tuple[bytes, bytes]]
+
+_LIFECYCLE = b"x-fal-object-lifecycle-preference"
+_NOT_FORWARDED = frozenset(
+    {
+        b"authorization",  # the caller's key is no business of the App
+        b"connection",
+        b"cookie",  # cookies know no ports: these belong to JupyterLab
+        b"expect",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-fal-endpoint",
+        b"x-fal-request-id",
+    }
+)
+
+
+class Head:
+    """The headers of a request with what follows from them."""
+
+    __slots__ = (
+        "extra",
+        "forwarded",
+        "found",
+        "headers",
+        "is_chunked",
+        "is_stream",
+        "is_websocket",
+        "method",
+        "needs_continue",
+        "raw",
+        "start_timeout",
+    )
+
+    def __init__(self, method: bytes, raw: Headers) -> None:
+        self.method = method
+        self.raw = raw
+        """Name and value as they came."""
+        self.headers = [(name.lower(), value) for name, value in raw]
+        self.found = dict(self.headers)
+        """The same by name; of a repeated one the last."""
+        found = self.found
+        self.is_chunked = b"transfer-encoding" in found
+        self.needs_continue = found.get(b"expect", b"").lower() == b"100-continue"
+        self.is_websocket = found.get(b"upgrade", b"").strip().lower() == b"websocket"
+        self.is_stream = found.get(b"accept", b"").startswith(b"text/event-stream")
+        self.start_timeout = found.get(b"x-fal-request-timeout")
+        self.forwarded = _forwarded(self.headers, found)
+        """Header lines for a runner: no key, no cookie, nothing hop-by-hop, nothing that is ours to say."""
+        self.extra: Headers = []
+        """Headers that the answer carries because of where the request came from."""
+
+    def count(self, name: bytes) -> int:
+        """Return how often a header came."""
+        return sum(other == name for other, _ in self.headers)
+
+
+def _forwarded(headers: Headers, found: dict[bytes, bytes]) -> bytes:
+    named = frozenset(token.strip().lower() for token in found.get(b"connection", b"").split(b","))
+    lines = [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in headers
+        if name not in _NOT_FORWARDED and name not in named and not name.startswith(b"x-fal-nb-")
+    ]
+    if _LIFECYCLE not in found:
+        lines.append(_LIFECYCLE + b": {}\r\n")
+    return b"".join(lines)
