@@ -24,6 +24,8 @@ _ROOMS = {
     "FieldException": "errors",
     "RequestCancelledException": "errors",
     "Client": "client",
+    "call": "calls",
+    "stream": "calls",
     "load_ipython_extension": "notebook.magics",
     "unload_ipython_extension": "notebook.magics",
 }
@@ -40,11 +42,13 @@ __all__ = [
     "RequestContext",
     "__version__",
     "cached",
+    "call",
     "endpoint",
     "function",
     "isolated",
     "load_ipython_extension",
     "realtime",
+    "stream",
     "unload_ipython_extension",
 ]
 
