@@ -7,6 +7,7 @@ stream goes to the disk as it comes, in a thread.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ __all__ = ["BlobFolder"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BATCH = 1 << 20
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class BlobFolder:
@@ -63,6 +65,8 @@ class BlobFolder:
                     )
                 await asyncio.to_thread(_settle, file, temporary, target)
         except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
             raise LimitError(
                 f"The upload cannot be stored: {error.strerror}.",
                 code="limit.disk_full",

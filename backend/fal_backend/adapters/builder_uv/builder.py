@@ -62,8 +62,10 @@ Log = Callable[[str], None]
 class UvBuilder:
     """See `ports.Builder`."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, *, compile_bytecode: bool = True) -> None:
         self._places = places
+        # Half of a build's time; tests of other things leave it out.
+        self._how = ("--link-mode=hardlink", *(("--compile-bytecode",) if compile_bytecode else ()))
         self._env = build_environment(os.environ)
         self._uv = uv.find_uv_bin()
         self._index: asyncio.Task[IndexSettings] | None = None
@@ -194,7 +196,7 @@ class UvBuilder:
         finished = await run("venv", "--quiet", "--no-project", "--python", str(interpreter), str(root))
         for step in _steps(spec, root) if finished.code == 0 else ():
             base = [*index.arguments(self._env), *(["--refresh"] if refresh else [])]
-            finished = await run("pip", "install", f"--python={root}/bin/python", *_HOW, *base, *step)
+            finished = await run("pip", "install", f"--python={root}/bin/python", *self._how, *base, *step)
             if finished.code != 0:
                 break
         if finished.code != 0:
@@ -239,9 +241,6 @@ class UvBuilder:
         except (OSError, TimeoutError) as error:
             log.warning("builder.no_pip_config", reason=str(error))
             return IndexSettings()
-
-
-_HOW = ("--compile-bytecode", "--link-mode=hardlink")
 
 
 def _steps(spec: BuildSpec, root: Path) -> list[list[str]]:

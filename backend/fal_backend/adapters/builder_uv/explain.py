@@ -28,12 +28,15 @@ _SUBJECTS = (
     rf"no versions? of {_PACKAGE}",
     rf"only {_PACKAGE}(?:\[[^\]]*\])?[<>=!~]\S* is available",
     rf"only the following versions of {_PACKAGE}",
-    rf"and {_PACKAGE}[<>=!~]\S* depends on Python",
+    rf"{_PACKAGE}[<>=!~]\S* (?:depends on|requires) Python",
     rf"all versions of {_PACKAGE} depend on Python",
     rf"[Ff]ailed to (?:build|download|download and build) `?{_PACKAGE}[=@` ]",
     rf"you require {_PACKAGE}",
 )
-_CONCLUSION = re.compile(r",? we can conclude that your requirements are unsatisfiable\.?$")
+_PYTHON = re.compile(r"(?:depends? on|requires?) Python")
+_CONCLUSION = re.compile(
+    r",? we can conclude that (your requirements are unsatisfiable|all versions of \S+ cannot be used)\.?$"
+)
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,8 @@ def _fix_resolution(
     package = complaint.package or ""
     reasons = " ".join(complaint.causes)
     pin = next((pin for pin in pins if requirement_name(pin) == package and "==" in pin), None)
-    if "depends on Python" in reasons or "depend on Python" in reasons:
-        wanted = re.search(r"depends? on Python>=(\d+\.\d+)", reasons)
+    if _PYTHON.search(reasons):
+        wanted = re.search(_PYTHON.pattern + r" ?>=(\d+\.\d+)", reasons)
         other = f", or choose python_version='{wanted[1]}'" if wanted else ""
         newest = f" (the latest that does is {latest})" if latest else ""
         return f"The runner uses Python {python_version}: require a version of {package} that supports it{newest}{other}."

@@ -40,7 +40,7 @@ _WAITABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}
 _FATAL = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Operation:
     """A function of a transaction, and where its result goes."""
 
@@ -126,14 +126,23 @@ class Writer:
             if not group:
                 self._checkpoint()
                 continue
-            try:
-                outcomes, events = self._commit(group)
-            except _Full as full:
-                self._put_off(group, full)
-            else:
-                self._tell(outcomes, events)
+            later = self._handle(group)
+            if later:
+                self._wait_for_space(later)
         self._checkpoint()
         self._connection.close()
+
+    def _handle(self, group: list[Operation]) -> list[Operation]:
+        """Commit a group and return what must be tried again."""
+        try:
+            outcomes, events = self._commit(group)
+        except _Full as full:
+            if full.is_locked or len(group) == 1:
+                return self._put_off(group, full)
+            # A small change may still fit where a large one does not.
+            return [operation for one in group for operation in self._handle([one])]
+        self._tell(outcomes, events)
+        return []
 
     def _checkpoint(self) -> None:
         """Move the log into the database while nobody waits; failing changes nothing."""
@@ -217,24 +226,20 @@ class Writer:
         self._connection.execute("RELEASE op")
         return operation, result, None
 
-    def _put_off(self, group: list[Operation], full: _Full) -> None:
-        """Tell those who wait for an answer; keep changes of state for another try."""
-        later = [operation for operation in group if operation.klass is OpClass.STATE]
+    def _put_off(self, group: list[Operation], full: _Full) -> list[Operation]:
+        """Tell those who wait for an answer; return the changes of state, which are tried again."""
         error = _locked_error() if full.is_locked else _disk_full_error()
-        self._tell([(op, None, error) for op in group if op.klass is not OpClass.STATE], [])
-        log.warning("store.put_off", reason=str(full), waiting=len(later))
+        is_closing = self._is_closing
+        later = [operation for operation in group if operation.klass is OpClass.STATE and not is_closing]
+        told = [operation for operation in group if operation not in later]
+        self._tell([(operation, None, error) for operation in told], [])
+        log.warning("store.put_off", reason=str(full), refused=len(told), later=len(later))
+        return later
+
+    def _wait_for_space(self, later: list[Operation]) -> None:
         with self._bell:
             self._waiting.extendleft(reversed(later))
-            if self._is_closing:
-                self._drop_waiting(error)
-        if later:
-            threading.Event().wait(RETRY_S)
-
-    def _drop_waiting(self, error: Exception) -> None:
-        dropped = [*self._waiting, *self._lazy]
-        self._waiting.clear()
-        self._lazy.clear()
-        self._tell([(operation, None, error) for operation in dropped], [])
+            self._bell.wait_for(lambda: self._is_closing, RETRY_S)
 
     def _tell(self, outcomes: list[Outcome], events: list[EventRow]) -> None:
         try:
