@@ -18,57 +18,54 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _OURS = b"x-fal-nb-"
+_X = (b"x", b"X")
 
 
 class Call:
-    """One request in the App's hands."""
+    """One request in the App's hands. Made for every request: only what each one needs is read at once."""
 
     __slots__ = (
         "_send",
-        "attempt",
         "ended",
-        "endpoint",
         "has_started_answer",
         "holds_slot",
         "is_cancelled",
-        "kind",
-        "path",
-        "preference",
         "request_id",
         "scope",
         "task",
     )
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = ""
-        self.kind = "sync"
-        self.attempt = 1
-        self.endpoint: str | None = None
-        self.preference: bytes | None = None
+    def __init__(
+        self, request_id: str, scope: Scope, send: Send, task: asyncio.Task[Any] | None = None
+    ) -> None:
+        self.request_id = request_id
         self.scope = scope
-        self.path: str = scope["path"]
-        self.task: asyncio.Task[Any] | None = None
+        self.task = task
         self.is_cancelled = False
         self.holds_slot = False
         self.has_started_answer = False
-        self.ended: list[Callable[[], None]] = []
+        self.ended: list[Callable[[], None]] | None = None
         """Called once when the work has ended."""
         self._send = send
 
-    def read_head(self) -> None:
-        """Take what the gateway says of the call from its headers."""
-        for name, value in self.scope["headers"]:
-            if name[:6] == b"x-fal-":
-                if name == b"x-fal-request-id":
-                    self.request_id = value.decode("latin-1")
-                elif name == b"x-fal-endpoint":
-                    self.endpoint = value.decode("latin-1")
-                elif name == b"x-fal-object-lifecycle-preference":
-                    self.preference = value
-                elif name == b"x-fal-nb-call":
-                    self.kind = value.decode("latin-1")
-                elif name == b"x-fal-nb-attempt" and value.isdigit():
-                    self.attempt = int(value)
+    def header(self, name: bytes) -> str | None:
+        """Return a request header by its lower-case name."""
+        for found, value in self.scope["headers"]:
+            if found == name:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+    @property
+    def kind(self) -> str:
+        """How the gateway makes the call: sync, stream."""
+        return self.header(b"x-fal-nb-call") or "sync"
+
+    @property
+    def attempt(self) -> int:
+        """Number of the try, from 1."""
+        text = self.header(b"x-fal-nb-attempt") or ""
+        return int(text) if text.isdigit() else 1
 
     @property
     def state(self) -> str:
@@ -79,10 +76,10 @@ class Call:
         """Pass a message of the App on, without headers that only the runtime may send."""
         if message["type"] == "http.response.start":
             self.has_started_answer = True
-            headers = message.get("headers", ())
-            if any(name[:9].lower() == _OURS for name, _ in headers):
-                headers = [pair for pair in headers if pair[0][:9].lower() != _OURS]
-                message = {**message, "headers": headers}
+            for name, _ in message.get("headers", ()):
+                if name[:1] in _X and name[:9].lower() == _OURS:
+                    message = _without_ours(message)
+                    break
         return self._send(message)
 
     def interrupt(self) -> None:
@@ -90,6 +87,11 @@ class Call:
         self.is_cancelled = True
         if self.task is not None:
             self.task.cancel()
+
+
+def _without_ours(message: Message) -> Message:
+    headers = [pair for pair in message["headers"] if pair[0][:9].lower() != _OURS]
+    return {**message, "headers": headers}
 
 
 class Calls:
@@ -118,7 +120,7 @@ class Calls:
         """Give the slot back and tell those who wait for the end."""
         if call.holds_slot:
             del self._calls[call.request_id]
-        for tell in call.ended:
+        for tell in call.ended or ():
             tell()
 
     def find(self, request_id: str) -> Call | None:
@@ -139,7 +141,7 @@ class Calls:
         if call is None:
             tell()
             return
-        call.ended.append(tell)
+        call.ended = [*(call.ended or ()), tell]
         self.cancel(call)
 
     def drain(self) -> None:

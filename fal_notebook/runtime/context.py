@@ -1,22 +1,19 @@
 """What code of an App can ask about the call that it works for.
 
-The runtime sets `App.current_request` and the id by which log lines are told apart; both are context variables,
-so they follow the call into its slot's thread and into tasks that it starts.
+The runtime sets `App.current_request`, by which log lines are told apart too. It is a context variable, so it
+follows the call into its slot's thread and into tasks that it starts.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 from fal_notebook.app import RequestContext, current_request
 from fal_notebook.runtime.calls import Call
 
-__all__ = ["Headers", "enter_call", "request_id"]
-
-_request_id: ContextVar[str | None] = ContextVar("fal_notebook.request_id", default=None)
+__all__ = ["CallContext", "Headers", "enter_call", "request_id"]
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -43,23 +40,50 @@ class Headers(Mapping[str, str]):
         return len({name for name, _ in self._raw})
 
 
+class CallContext(RequestContext):
+    """What `App.current_request` gives: a call's facts, read from its headers when somebody asks."""
+
+    def __init__(self, call: Call) -> None:
+        object.__setattr__(self, "_call", call)
+
+    _call: Call
+
+    @property
+    def request_id(self) -> str:  # type: ignore[override]
+        """The call's id."""
+        return self._call.request_id
+
+    @property
+    def endpoint(self) -> str | None:  # type: ignore[override]
+        """`owner/alias/path`."""
+        return self._call.header(b"x-fal-endpoint")
+
+    @property
+    def lifecycle_preference(self) -> dict[str, Any] | None:  # type: ignore[override]
+        """How long the caller wants outputs kept; fal ignores what it cannot read."""
+        try:
+            found = json.loads(self._call.header(b"x-fal-object-lifecycle-preference") or "null")
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) and found else None
+
+    @property
+    def upload_policy(self) -> str | None:  # type: ignore[override]
+        """The gateway's word on where outputs go."""
+        return self._call.header(b"x-app-fal-upload-policy")
+
+    @property
+    def headers(self) -> Headers:  # type: ignore[override]
+        """The call's headers."""
+        return Headers(self._call.scope["headers"])
+
+
 def request_id() -> str | None:
     """Return the id of the call that the calling code works for; None in `setup()` and the like."""
-    return _request_id.get()
+    context = current_request.get()
+    return context.request_id if context is not None else None
 
 
 def enter_call(call: Call) -> None:
     """Set the context of this task to a call; tasks are made for each call, so nothing is reset."""
-    _request_id.set(call.request_id)
-    headers = Headers(call.scope["headers"])
-    current_request.set(RequestContext(call.request_id, call.endpoint, _parse(call.preference), headers))
-
-
-def _parse(preference: bytes | None) -> dict[str, Any] | None:
-    if preference is None or preference == b"{}":
-        return None
-    try:
-        found = json.loads(preference)
-    except ValueError:
-        return None  # a caller's header; fal ignores what it cannot read
-    return found if isinstance(found, dict) else None
+    current_request.set(CallContext(call))

@@ -33,8 +33,8 @@ class LogPipe:
     def __init__(self, fd: int, request_id: RequestId) -> None:
         self._fd = fd
         self._lock = threading.Lock()
-        self._request_id = request_id
-        self.streams = {name: LogStream(self, name, request_id) for name in ("stdout", "stderr")}
+        self._open: dict[tuple[str, str | None, int], str] = {}
+        self.streams = {name: LogStream(self, name, request_id, self._open) for name in ("stdout", "stderr")}
 
     def install(self) -> None:
         """Make `sys.stdout` and `sys.stderr` (and so `logging`) write records.
@@ -58,18 +58,28 @@ class LogPipe:
 
     def end_call(self, request_id: str | None) -> None:
         """Send what a call has printed without a line end."""
-        for stream in self.streams.values():
-            stream.end_call(request_id)
+        if not self._open:
+            return
+        for key in [key for key in self._open if key[1] == request_id]:
+            rest = self._open.pop(key, "")
+            if rest:
+                self.write(key[0], request_id, [rest])
 
 
 class LogStream(io.TextIOBase):
     """A text stream whose lines carry the id of the call that prints them."""
 
-    def __init__(self, pipe: LogPipe, name: str, request_id: RequestId) -> None:
+    def __init__(
+        self,
+        pipe: LogPipe,
+        name: str,
+        request_id: RequestId,
+        open_lines: dict[tuple[str, str | None, int], str],
+    ) -> None:
         self._pipe = pipe
         self._name = name
         self._request_id = request_id
-        self._open: dict[tuple[str | None, int], str] = {}
+        self._open = open_lines
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -94,7 +104,7 @@ class LogStream(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         request_id = self._request_id()
-        key = (request_id, threading.get_ident())
+        key = (self._name, request_id, threading.get_ident())
         rest = self._open.pop(key, "") + text
         lines: list[str] = []
         if "\n" in text or "\r" in text:
@@ -107,15 +117,6 @@ class LogStream(io.TextIOBase):
         if lines:
             self._pipe.write(self._name, request_id, _cut(lines))
         return len(text)
-
-    def end_call(self, request_id: str | None) -> None:
-        """Send what is left of this call's lines."""
-        if not self._open:
-            return
-        for key in [key for key in self._open if key[0] == request_id]:
-            rest = self._open.pop(key, "")
-            if rest:
-                self._pipe.write(self._name, request_id, [rest])
 
 
 def _split(text: str) -> tuple[list[str], str]:

@@ -63,29 +63,14 @@ class Front:
         if scope["type"] != "http":
             await self._pass_lifespan(scope, receive, send)
             return
-        call = self._read_head(scope, send)
-        is_gated = scope["method"] not in _BESIDE_THE_GATE and not self._is_cancel_of_another(call)
-        if is_gated and not self.calls.admit(call):
+        call = Call(self._read_id(scope), scope, send, asyncio.current_task())
+        is_gated = scope["method"] not in _BESIDE_THE_GATE
+        if is_gated and not self.calls.admit(call) and not self._is_cancel_of_another(call):
             await _answer_busy(scope, send)
             return
         scope[_CALL] = call
-        await self._run(call, scope, receive)
-
-    def _read_head(self, scope: Scope, send: Send) -> Call:
-        call = Call(scope, send)
-        call.read_head()
-        if not call.request_id:
-            call.request_id = f"local-{next(self._numbers)}"
-        return call
-
-    def _is_cancel_of_another(self, call: Call) -> bool:
-        """Tell whether this is fal's `POST <path>/cancel` for a call in flight."""
-        return call.path.endswith("/cancel") and self.calls.find(call.request_id) is not None
-
-    async def _run(self, call: Call, scope: Scope, receive: Receive) -> None:
         # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
         scope["asgi"]["spec_version"] = "2.4"
-        call.task = asyncio.current_task()
         enter_call(call)
         try:
             await self.app(scope, receive, call.send)
@@ -99,6 +84,17 @@ class Front:
             self.calls.end(call)
             self._on_end(call.request_id)
 
+    def _read_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-fal-request-id":
+                text: str = value.decode("latin-1")
+                return text
+        return f"local-{next(self._numbers)}"
+
+    def _is_cancel_of_another(self, call: Call) -> bool:
+        """Tell whether this is fal's `POST <path>/cancel` for a call in flight."""
+        return call.scope["path"].endswith("/cancel") and self.calls.find(call.request_id) is not None
+
     async def _pass_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
@@ -107,7 +103,7 @@ class Front:
             raise
 
     def _ask_app_to_cancel(self, call: Call) -> bool:
-        path = call.path.rstrip("/") + "/cancel"
+        path = str(call.scope["path"]).rstrip("/") + "/cancel"
         if path not in self._cancel_paths:
             return False
         task = asyncio.get_running_loop().create_task(self._post_cancel(call, path))
