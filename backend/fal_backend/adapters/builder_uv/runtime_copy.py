@@ -39,6 +39,9 @@ ROOTS = (
 )
 """Rooms of `fal_notebook` that a runner enters by itself."""
 
+_one_at_a_time = threading.Lock()
+# Also because `ast.parse` in two threads at once fails now and then on Python 3.11 ("recursion depth mismatch").
+
 NOTEBOOK_ROOMS = frozenset(
     {"cli", "client", "commands", "config", "labserver", "lint", "notebook", "render", "static"}
 )
@@ -79,7 +82,11 @@ def _imported_rooms(file: Path) -> Iterator[str]:
 
 def copy_runtime(folder: Path, package: Path | None = None) -> Path:
     """Return `folder`/<hash> with `fal_notebook` in it, made and byte-compiled where it is not there."""
-    source = package or Path(fal_notebook.__file__).parent
+    with _one_at_a_time:
+        return _copy_runtime(folder, package or Path(fal_notebook.__file__).parent)
+
+
+def _copy_runtime(folder: Path, source: Path) -> Path:
     files = runtime_files(source)
     digest = hashlib.sha256()
     for file in files:
@@ -92,8 +99,7 @@ def copy_runtime(folder: Path, package: Path | None = None) -> Path:
 
 
 def _make(target: Path, source: Path, files: list[Path]) -> None:
-    # Two threads may be at it at once, each in a folder of its own.
-    temporary = target.with_name(f".{target.name}-{os.getpid()}-{threading.get_ident()}")
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     for file in files:
         copy = temporary / PACKAGE / file
