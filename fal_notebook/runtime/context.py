@@ -49,17 +49,17 @@ class CallContext(RequestContext):
     _call: Call
 
     @property
-    def request_id(self) -> str:  # type: ignore[override]
+    def request_id(self) -> str:
         """The call's id."""
         return self._call.request_id
 
     @property
-    def endpoint(self) -> str | None:  # type: ignore[override]
+    def endpoint(self) -> str | None:
         """`owner/alias/path`."""
         return self._call.header(b"x-fal-endpoint")
 
     @property
-    def lifecycle_preference(self) -> dict[str, Any] | None:  # type: ignore[override]
+    def lifecycle_preference(self) -> dict[str, Any] | None:
         """How long the caller wants outputs kept; fal ignores what it cannot read."""
         try:
             found = json.loads(self._call.header(b"x-fal-object-lifecycle-preference") or "null")
@@ -68,12 +68,12 @@ class CallContext(RequestContext):
         return found if isinstance(found, dict) and found else None
 
     @property
-    def upload_policy(self) -> str | None:  # type: ignore[override]
+    def upload_policy(self) -> str | None:
         """The gateway's word on where outputs go."""
         return self._call.header(b"x-app-fal-upload-policy")
 
     @property
-    def headers(self) -> Headers:  # type: ignore[override]
+    def headers(self) -> Headers:
         """The call's headers."""
         return Headers(self._call.scope["headers"])
 
