@@ -60,8 +60,7 @@ class _Screen:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._last = ""
-        self._log: tuple[str, ...] = ()
+        self._last = ("", "")
 
     def say(self, text: str) -> None:
         sys.stderr.write(text + "\n")
@@ -73,10 +72,12 @@ class _Screen:
         sys.stdout.flush()
 
     def report(self, progress: Progress) -> None:
-        line = render.status_line(progress)
-        if line != self._last:
-            self._last = line
-            self.say(line)
+        state, newest = render.status_line(progress), progress.log[-1] if progress.log else ""
+        if state != self._last[0]:
+            self.say(state)
+        elif newest and newest != self._last[1]:
+            self.say(f"  {newest}")
+        self._last = (state, newest)
 
     def emit(self, line: LogLine) -> None:
         sys.stdout.write((line.model_dump_json() if self._as_json else render.log_line(line)) + "\n")

@@ -71,10 +71,8 @@ def _track(track: Sequence[Step]) -> str:
 
 
 def status_line(progress: Progress) -> str:
-    """Return one line for a terminal: state, then the newest line of the log."""
-    head = face(progress)
-    newest = f": {progress.log[-1]}" if progress.log and head.kind is Kind.BUSY else ""
-    return f"{progress.title}: {head.word}{newest}"
+    """Return the state in one line."""
+    return f"{progress.title}: {face(progress).word}"
 
 
 def problem(body: ErrorBody, frames: Sequence[Frame] = (), hidden: int = 0) -> str:
