@@ -186,7 +186,7 @@ def _name_culprit(
         try:
             _dump(variable.value, hints, found.whole)
         except Exception as reason:  # noqa: BLE001 (objects raise what they like when they are pickled)
-            variable.problem = str(reason)
+            variable.failure = str(reason)
             problem = problem_of(variable, provenance)
             problem.__cause__ = reason
             return problem

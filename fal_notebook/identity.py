@@ -66,6 +66,8 @@ class Fingerprint:
     """Top-level modules referred to."""
     modules: list[types.ModuleType] = field(default_factory=list)
     """Local modules met as objects."""
+    problems: list[str] = field(default_factory=list)
+    """What cannot be reduced, each with the path to it and the reason: the object cannot be shipped."""
     is_volatile: bool = False
     """True when the object changes by itself: nobody can tell whether it is the same."""
 
@@ -73,12 +75,12 @@ class Fingerprint:
 def fingerprint(value: Any) -> Fingerprint:
     """Walk an object and return its fingerprint.
 
-    Raises: TypeError (with the path to it) for an object that cannot be reduced, RecursionError for one too deep.
+    Raises: RecursionError for an object nested too deep.
     """
     walker = _Walker(Fingerprint())
     walker.visit(value)
     found = walker.finish()
-    if walker.is_doubtful and not found.is_volatile:
+    if walker.is_doubtful and not found.is_volatile and not found.problems:
         again = _Walker(Fingerprint())
         again.visit(value)
         found.is_volatile = again.finish().digest != found.digest
@@ -202,6 +204,7 @@ class _Walker:
         mine.classes += theirs.classes
         mine.modules += theirs.modules
         mine.packages |= theirs.packages
+        mine.problems += theirs.problems
         mine.size_bytes += theirs.size_bytes
         mine.is_volatile |= theirs.is_volatile
         self.is_doubtful |= member.is_doubtful
@@ -375,8 +378,10 @@ class _Walker:
         reducer = copyreg.dispatch_table.get(kind)
         try:
             parts = reducer(value) if reducer else value.__reduce_ex__(4)
-        except Exception as error:
-            raise TypeError(f"{''.join(self._path)}: {error}") from error
+        except Exception as error:  # noqa: BLE001 (objects raise what they like when they are reduced)
+            self.found.problems.append(f"{''.join(self._path)}: {error}".removeprefix(": "))
+            self._put(b"!", kind.__qualname__.encode())
+            return
         self._kept.append(parts)
         if isinstance(parts, str):
             self._put(b"g", f"{kind.__module__}.{parts}".encode())

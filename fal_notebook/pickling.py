@@ -122,7 +122,7 @@ def _reduce_class(cls: type) -> Any:
         return None
     if issubclass(cls, pydantic.BaseModel) or is_pydantic_dataclass(cls):
         return _with_setter(cls, _restore_model, _model_state)
-    if dataclasses.is_dataclass(cls) or typing.is_typeddict(cls) or _is_named_tuple(cls):
+    if dataclasses.is_dataclass(cls) or hasattr(cls, "__required_keys__") or _is_named_tuple(cls):
         return _with_setter(cls, _restore_record, _record_state)
     return None
 

@@ -220,7 +220,7 @@ def _add_endpoint(
     call = _answering(wrap(method, spec) if wrap else method, method, _hints(cls, spec.method, method))
     try:
         api.add_api_route(spec.path, call, methods=["POST"], name=spec.method)
-    except (FastAPIError, PydanticUserError, TypeError, AssertionError) as error:
+    except (FastAPIError, PydanticUserError, TypeError, AssertionError, RuntimeError) as error:
         func = getattr(method, "__func__", method)
         raise AppError(
             f"The signature of `{spec.method}()` cannot be served: {str(error).splitlines()[0]}",

@@ -70,8 +70,13 @@ class Variable:
     uses: list[Use] = field(default_factory=list)
     found: Fingerprint = field(default_factory=Fingerprint)
     cell: CellRef | None = None
-    problem: str | None = None
-    """Why it cannot be fingerprinted: it cannot be shipped either."""
+    failure: str | None = None
+    """What pickling said, where only that failed."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be shipped, as far as it is known."""
+        return self.failure or next(iter(self.found.problems), None)
 
     @property
     def kind(self) -> str:
@@ -181,11 +186,14 @@ class _Surveyor:
             self.__init__(Survey(cls, local=local), self.provenance)  # type: ignore[misc]  # a fresh walk
 
     def _walk(self, cls: type) -> None:
-        self.result.own = self._print(cls.__name__, cls)
+        self.result.own = fingerprint(cls)
         self._follow(self.result.own)
         for name in sorted(self.result.undefined.keys() & self._stored):
             del self.result.undefined[name]
         self._class_attributes(cls)
+        for variable in self.result.variables.values():
+            # members of a class are walked by name; people read from the top
+            variable.uses.sort(key=lambda use: (use.code.co_filename, use.line or use.code.co_firstlineno))
 
     def _class_attributes(self, cls: type) -> None:
         """Name large values of the class body, so that a big bundle can be explained."""
@@ -196,14 +204,6 @@ class _Surveyor:
             if found is not None and found.size_bytes >= 1024:
                 key = (id(cls), name)
                 self.result.variables[key] = Variable(f"{cls.__name__}.{name}", value, found=found)
-
-    def _print(self, name: str, value: Any) -> Fingerprint:
-        try:
-            return fingerprint(value)
-        except TypeError as error:
-            if value is self.result.cls:
-                return Fingerprint(digest="")
-            raise BundleError(str(error)) from error
 
     def _follow(self, found: Fingerprint) -> None:
         for cls in found.classes:
@@ -319,11 +319,7 @@ class _Surveyor:
             variable.cell = self.provenance.cell_of(variable.name)
         if isinstance(variable.value, UnbuiltFunction):
             self.result.unbuilt.append(variable.value)
-        try:
-            variable.found = fingerprint(variable.value)
-        except TypeError as error:
-            variable.problem = str(error)
-            return
+        variable.found = fingerprint(variable.value)
         self._follow(variable.found)
 
 

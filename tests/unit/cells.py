@@ -1,0 +1,134 @@
+"""Cells without a kernel: code that is run as `__main__` from a file that does not exist, as ipykernel does it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import linecache
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fal_notebook.bundle import Frozen
+from fal_notebook.wire import CellRef
+
+REPOSITORY = Path(__file__).parents[2]
+
+PREFACE = """
+import fal_notebook as fal
+from pydantic import BaseModel, Field
+class In(BaseModel):
+    x: int = 1
+class Out(BaseModel):
+    y: float
+"""
+
+
+class Cells:
+    """A notebook's namespace and what was run in it."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self) -> None:
+        self.module = ModuleType("__main__")
+        self.module.__builtins__ = __builtins__  # type: ignore[attr-defined]
+        self.ran: list[tuple[str, str]] = []
+
+    def run(self, text: str) -> None:
+        """Run one cell."""
+        text = textwrap.dedent(text).lstrip("\n")
+        name = f"/tmp/ipykernel_{os.getpid()}/{next(self._numbers)}.py"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        self.ran.append((name, text))
+        with as_main(self.module):
+            exec(compile(text, name, "exec", dont_inherit=True), vars(self.module))
+
+    def __getitem__(self, name: str) -> Any:
+        return vars(self.module)[name]
+
+    # the part of a provenance
+
+    def cell_of(self, name: str) -> CellRef | None:
+        binding = [
+            number
+            for number, (_, text) in enumerate(self.ran, 1)
+            if f"{name} =" in text or f" {name}(" in text
+        ]
+        return CellRef(execution_count=binding[-1]) if binding else None
+
+    def locate(self, filename: str) -> CellRef | None:
+        names = [name for name, _ in self.ran]
+        return CellRef(execution_count=names.index(filename) + 1) if filename in names else None
+
+    def class_source(self, cls: type) -> str | None:
+        return next((text for _, text in reversed(self.ran) if f"class {cls.__name__}" in text), None)
+
+
+@contextmanager
+def as_main(module: ModuleType) -> Iterator[None]:
+    """Let the module be `__main__` for a while."""
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = module
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
+
+
+@contextmanager
+def cells(*texts: str) -> Iterator[Cells]:
+    """Run cells and stay in their `__main__`."""
+    notebook = Cells()
+    with as_main(notebook.module):
+        for text in texts:
+            notebook.run(text)
+        yield notebook
+
+
+def thawed(frozen: Frozen, script: str, folder: Path) -> Any:
+    """Thaw in a process where the cells' code does not exist, run the script with `app`, return what it puts in `out`.
+
+    `ask(path, body)` calls the App over HTTP and returns (status, JSON).
+    """
+    file = folder / "frozen.pickle"
+    file.write_bytes(pickle.dumps((frozen.payload, frozen.buffers, frozen.manifest.model_dump_json())))
+    program = _RUNNER.format(file=str(file)) + textwrap.dedent(script) + "\nprint('OUT' + json.dumps(out))\n"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("OUT"))[3:])
+
+
+_RUNNER = """
+import asyncio, json, pathlib, pickle, sys
+import httpx
+from fal_notebook import bundle, schema, wire
+from fal_notebook.app import instantiate
+payload, buffers, manifest = pickle.loads(pathlib.Path({file!r}).read_bytes())
+bundle.check_versions(wire.BundleManifest.model_validate_json(manifest))
+cls = bundle.thaw(payload, buffers)
+app = instantiate(cls)
+app.setup()
+api = schema.build_app(app)
+def ask(path, body=None, method="POST"):
+    async def call():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://app") as client:
+            answer = await client.request(method, path, json=body)
+            return answer.status_code, answer.json()
+    return asyncio.run(call())
+out = None
+"""
