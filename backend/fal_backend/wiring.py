@@ -38,6 +38,7 @@ from fal_backend.api.control import Control, Identity, control_app
 from fal_backend.api.edge import Edge, serve
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.pages import Pages
 from fal_backend.domain.records import Account
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
@@ -53,17 +54,6 @@ from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.sessions import Sessions
 from fal_backend.settings import Settings
 from fal_notebook.errors import FalError
-
-try:
-    from fal_backend.api.pages import Pages
-except ModuleNotFoundError:
-
-    class Pages:  # type: ignore[no-redef]
-        def __init__(self, *_: Any) -> None: ...
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 404, "headers": []})
-            await send({"type": "http.response.body", "body": b"no pages yet"})
-
 
 __all__ = ["run"]
 

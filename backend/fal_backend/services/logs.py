@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -92,19 +92,10 @@ class Logs:
                 work = self._tail(runner_id, ends.get(runner_id, 0), query, lines)
                 tails[runner_id] = asyncio.create_task(work, name=f"log of {runner_id}")
 
-        async def watch() -> None:
-            async for event in self._bus.follow(began, app=key[1]):
-                while self._ledger.event < event.n:
-                    await self._ledger.changed()
-                runner_id = event.subject.removeprefix("runner/")
-                row = self._ledger.get(Runner, runner_id)
-                if row is not None and event.kind == "runner.state" and (row.account, row.app) == key:
-                    follow(runner_id)
-
         for row in rows:
             if row.phase != RunnerPhase.GONE:
                 follow(row.id)
-        watching = asyncio.create_task(watch(), name=f"runners of {key[1]}")
+        watching = asyncio.create_task(self._watch(key, began, follow), name=f"runners of {key[1]}")
         try:
             while True:
                 yield await lines.get()
@@ -112,6 +103,14 @@ class Logs:
             for task in (watching, *tails.values()):
                 task.cancel()
             await asyncio.gather(watching, *tails.values(), return_exceptions=True)
+
+    async def _watch(self, key: AppKey, began: int, follow: Callable[[str], None]) -> None:
+        async for event in self._bus.follow(began, app=key[1]):
+            while self._ledger.event < event.n:
+                await self._ledger.changed()
+            row = self._ledger.get(Runner, event.subject.removeprefix("runner/"))
+            if row is not None and (row.account, row.app) == key:
+                follow(row.id)
 
     async def _tail(self, runner_id: str, after: int, query: LogQuery, lines: asyncio.Queue[LogLine]) -> None:
         async for record in self._records(runner_id, after=after, follow=True):
