@@ -18,7 +18,7 @@ from typing import Any
 
 from fal_notebook.places import Places, process_start_time
 
-__all__ = ["HomeLock", "HomeRefused", "instance_id", "write_private"]
+__all__ = ["HomeLock", "HomeRefused", "file_system_of", "instance_id", "write_private"]
 
 _NETWORK_TYPES = frozenset(
     (
@@ -49,7 +49,7 @@ class HomeLock:
     def __init__(self, places: Places) -> None:
         """Raises: HomeRefused."""
         places.home.mkdir(mode=0o755, parents=True, exist_ok=True)
-        kind = _file_system(places.home)
+        kind = file_system_of(places.home)
         if kind in _NETWORK_TYPES or kind.startswith("fuse."):
             raise HomeRefused(
                 f"{places.home} is on a network file system ({kind}), where the database would be damaged; "
@@ -90,12 +90,12 @@ def _read_holder(fd: int) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _file_system(folder: Path) -> str:
+def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     """Return the type of the file system that holds a folder, by the longest mount point above it."""
     real = os.path.realpath(folder)
     best, kind = "", ""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in mounts.read_text().splitlines():
             left, _, right = line.partition(" - ")
             mount = left.split()[4].encode().decode("unicode_escape")
             is_above = real == mount or real.startswith(mount.rstrip("/") + "/")

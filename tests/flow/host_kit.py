@@ -148,16 +148,17 @@ class Kit:
         (package / "stand_in.py").write_text(STAND_IN)
         self.grace = str(orphan_grace_s)
         self.news: list[HostNews] = []
-        self.hosts = Hosts({LOCAL_NODE: self.run / "host.sock"}, backend_id="b")
+        self.hosts = self.new_backend()
         self._changed = asyncio.Event()
         self._contact: asyncio.Task[None] | None = None
         self.process = self.start_host()
 
     def start_host(self) -> subprocess.Popen[bytes]:
         """Start the host as a child of this process."""
-        return subprocess.Popen(
-            self.host_command(), env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        )
+        return subprocess.Popen(self.host_command(), env=self.host_environment())
+
+    def host_environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
 
     def host_command(self) -> list[str]:
         words = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(self.run)]
@@ -184,7 +185,16 @@ class Kit:
                 await self._contact
             self._contact = None
         self.news.clear()
-        self.hosts = Hosts({LOCAL_NODE: self.run / "host.sock"}, backend_id="b2")
+        self.hosts = self.new_backend()
+
+    def new_backend(self) -> Hosts:
+        """Return a provider that knows nothing of earlier contacts."""
+        return Hosts({LOCAL_NODE: self.run / "host.sock"}, backend_id="b2")
+
+    async def host_again(self) -> None:
+        """Wait for the hello of another host than the first."""
+        first = await self.hello()
+        await self.wait(lambda news: isinstance(news, HostHello) and news.boot_id != first.boot_id)
 
     async def wait(self, match: Callable[[HostNews], bool]) -> Any:
         """Return the first news that matches, come or to come."""
@@ -225,6 +235,13 @@ class Kit:
             "machine_type": "XS", "cpu": 1, "memory_mb": 512, "persistent_dir": "/tmp", "env": {"ACT": act},
         }  # fmt: skip
         return StartOrder(**(fields | changes))
+
+    async def exited_or_hello(self, order: StartOrder) -> HostExited:
+        """Return an exit that came as news or with the hello."""
+        for record in (await self.hello()).exited:
+            if record.runner_id == order.runner_id:
+                return record
+        return await self.exited(order)
 
     async def begin(self, order: StartOrder) -> HostState:
         """Start a runner and wait until it is ready."""
@@ -275,10 +292,10 @@ async def gone(find: Callable[[], list[int]], deadline_s: float = DEADLINE_S) ->
 
 
 @contextlib.contextmanager
-def killed_after(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def killed_after(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """End a process whatever happens."""
     try:
-        yield
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)

@@ -296,16 +296,19 @@ class _Contact:
 
     async def _listen(self, wire: _Wire) -> None:
         self._welcome, self._early = None, []
-        async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self._read(wire), name=f"news of host {self._node}")
-            try:
-                self._welcome = await self._hosts._greet(wire)
-            except HostUnreachableError as error:
-                log.warning("host.lost_contact", node=self._node, error=str(error))
-                reading.cancel()
-                return
+        reading = asyncio.create_task(self._read(wire), name=f"news of host {self._node}")
+        try:
+            self._welcome = await self._hosts._greet(wire)
             self._hosts._wires[self._node] = wire
             self._settle()
+            await reading
+        except HostUnreachableError as error:
+            log.warning("host.lost_contact", node=self._node, error=str(error))
+        finally:
+            wire.close()
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
 
     async def _read(self, wire: _Wire) -> None:
         try:
