@@ -1,0 +1,63 @@
+"""How many runners: within limits, up at once, down by idleness, slower after each crash."""
+
+from __future__ import annotations
+
+from fal_backend.domain.scaling import Crashes, Idle, after_crash, desired, spare
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fal_notebook.wire import ScaleSpec
+
+
+def scale(**values: int) -> ScaleSpec:
+    return ScaleSpec.model_validate(
+        {"min_concurrency": 0, "max_concurrency": 3, "max_multiplexing": 1} | values
+    )
+
+
+def test_calls_are_shared_among_runners_by_max_multiplexing() -> None:
+    assert desired(scale(max_multiplexing=4), running=4, waiting=1, oldest_wait_s=0) == 2
+    assert desired(scale(), running=2, waiting=7, oldest_wait_s=0) == 3
+    assert desired(scale(), running=0, waiting=0, oldest_wait_s=0) == 0
+
+
+def test_buffers_come_on_top_and_the_larger_one_counts() -> None:
+    assert desired(scale(concurrency_buffer=1), running=1, waiting=0, oldest_wait_s=0) == 2
+    assert (
+        desired(scale(concurrency_buffer_perc=100, max_concurrency=9), running=3, waiting=0, oldest_wait_s=0)
+        == 6
+    )
+    both = scale(concurrency_buffer=2, concurrency_buffer_perc=10, max_concurrency=9)
+    assert desired(both, running=3, waiting=0, oldest_wait_s=0) == 5
+
+
+def test_a_call_counts_once_it_has_waited_the_scaling_delay() -> None:
+    slow = scale(scaling_delay=5)
+    assert desired(slow, running=1, waiting=1, oldest_wait_s=4.9) == 1
+    assert desired(slow, running=1, waiting=1, oldest_wait_s=5) == 2
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 5), st.integers(1, 5), st.integers(1, 9))
+def test_the_number_stays_within_the_limits(
+    running: int, waiting: int, low: int, high: int, width: int
+) -> None:
+    limits = scale(min_concurrency=low, max_concurrency=high, max_multiplexing=width)
+    found = desired(limits, running=running, waiting=waiting, oldest_wait_s=0)
+    assert low <= found <= max(low, high)
+
+
+def test_only_idle_runners_beyond_keep_alive_go_and_the_floor_stays() -> None:
+    idle = [Idle("a", 0.0), Idle("b", 5.0), Idle("c", 9.0)]
+    assert spare(idle, keep=0, up=3, keep_alive_s=5, now=10) == ["a", "b"]
+    assert spare(idle, keep=2, up=3, keep_alive_s=5, now=10) == ["a"]
+    assert spare(idle, keep=3, up=3, keep_alive_s=5, now=10) == []
+
+
+def test_each_crash_doubles_the_pause_up_to_a_minute() -> None:
+    crashes: Crashes | None = None
+    pauses = []
+    for _ in range(8):
+        crashes = after_crash(crashes, now=100.0, jitter=0.0, reason="setup_failed", error=None)
+        pauses.append(crashes.next_at - 100)
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert after_crash(None, now=0, jitter=1.0, reason="x", error=None).next_at == 2.4
