@@ -110,7 +110,7 @@ async def _serve(settings: Settings) -> int:
 async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account: Account) -> _House:
     places = settings.places
     machines_file = settings.machines_file or places.home / "machines.toml"
-    machines = load_catalogue(read_inventory(), machines_file).all()
+    machines = load_catalogue(read_inventory(), machines_file)
     blobs, builder = BlobFolder(places), UvBuilder(places)
     hosts = Hosts({LOCAL_NODE: places.host_socket}, backend_id=settings.instance_id)
     ledger = Ledger(store, bus)

@@ -10,18 +10,16 @@ folder changes or extends; a GPU type is known by name and unavailable unless th
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fal_notebook.errors import MachineError, UsageError
+from fal_notebook.errors import UsageError
 from fal_notebook.wire import MachineType
 
-__all__ = ["Catalogue", "Inventory", "load_catalogue", "read_inventory"]
+__all__ = ["Inventory", "load_catalogue", "read_inventory"]
 
 _CPU_TYPES = (
     MachineType(name="XS", cpu=0.5, memory_mb=512),
@@ -50,61 +48,8 @@ def read_inventory() -> Inventory:
     return Inventory(cpus=float(cpus), memory_mb=memory)
 
 
-class Catalogue:
-    """All machine types by name."""
-
-    def __init__(self, types: Iterable[MachineType]) -> None:
-        self._types = {machine.name: machine for machine in types}
-
-    def all(self) -> list[MachineType]:
-        """Return every type, those of this machine first."""
-        return sorted(self._types.values(), key=lambda machine: not machine.available)
-
-    def get(self, name: str) -> MachineType:
-        """Return a type that can be used here.
-
-        Raises: MachineError `machine.unknown`, `machine.unavailable`.
-        """
-        machine = self._types.get(name)
-        if machine is None:
-            raise self._unknown(name)
-        if not machine.available:
-            raise MachineError(
-                f"{name}: no such {'GPU' if machine.gpu else 'machine'} here (this machine: {self._here()}).",
-                code="machine.unavailable",
-                fix="Try --machine-type CPU.",
-                details={"machine_type": name, "available": self._here().split()},
-            )
-        return machine
-
-    def pick(self, names: Iterable[str]) -> MachineType:
-        """Return the first of these types, in order of preference, that can be used here.
-
-        Raises: MachineError when one is unknown, or none is available.
-        """
-        asked = list(names)
-        for name in asked:
-            if name not in self._types:
-                raise self._unknown(name)
-        usable = [name for name in asked if self._types[name].available]
-        return self.get((usable or asked or ["S"])[0])
-
-    def _here(self) -> str:
-        return " ".join(machine.name for machine in self.all() if machine.available)
-
-    def _unknown(self, name: str) -> MachineError:
-        names = {known.upper(): known for known in self._types}
-        nearest = difflib.get_close_matches(name.upper(), names, 1, 0.5)
-        meant = f'Did you mean "{names[nearest[0]]}"? ' if nearest else ""
-        return MachineError(
-            f'There is no machine type "{name}".',
-            fix=f"{meant}There is: {' '.join(self._types)}.",
-            details={"machine_type": name, "known": list(self._types)},
-        )
-
-
-def load_catalogue(inventory: Inventory, file: Path | None = None) -> Catalogue:
-    """Return the built-in types with the changes of `file`, where it is there.
+def load_catalogue(inventory: Inventory, file: Path | None = None) -> list[MachineType]:
+    """Return the built-in types with the changes of `file`, where it is there; those of this node first.
 
     Raises: UsageError when the file cannot be read.
     """
@@ -121,7 +66,7 @@ def load_catalogue(inventory: Inventory, file: Path | None = None) -> Catalogue:
         )
     if file is not None and file.exists():
         types |= {name: _from_table(file, name, table, inventory) for name, table in _tables(file).items()}
-    return Catalogue(types.values())
+    return sorted(types.values(), key=lambda machine: not machine.available)
 
 
 def _tables(file: Path) -> dict[str, dict[str, Any]]:
