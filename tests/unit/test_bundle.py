@@ -63,7 +63,8 @@ def test_cell_classes_helpers_constants_and_closures_arrive_on_a_runner(tmp_path
         """,
     ) as notebook:
         frozen = freeze(notebook["Demo"])
-    assert len(frozen.buffers) == 1 and len(frozen.buffers[0]) == 2_400_000
+    assert len(frozen.buffers) == 1
+    assert len(frozen.buffers[0]) == 2_400_000
     assert len(frozen.payload) < 50_000
     out = thawed(frozen, 'out = [ask("/", {"x": 4}), ask("/nested"), ask("/", {"x": "no"})[0]]', tmp_path)
     assert out == [[200, {"y": 2 + 3 + 10 + 6 + 299_999 + 1.25}], [200, {"value": 3, "calls": 1}], 422]
@@ -157,8 +158,11 @@ def test_pydantic_models_of_a_cell_arrive_whole_with_text_annotations(tmp_path: 
     )
     whole, low, extra, secret, more, negative, schemas = out
     assert whole[0] == 200
-    assert whole[1]["x"] == "<2>" and whole[1]["double"] == {"a": 4} and whole[1]["box"] == {"content": 4}
-    assert whole[1]["tree"]["kids"] == [{"value": 2, "kids": []}] and whole[1]["color"] == "blue"
+    assert whole[1]["x"] == "<2>"
+    assert whole[1]["double"] == {"a": 4}
+    assert whole[1]["box"] == {"content": 4}
+    assert whole[1]["tree"]["kids"] == [{"value": 2, "kids": []}]
+    assert whole[1]["color"] == "blue"
     assert (low, extra, negative) == (422, 422, 422)
     assert secret == [200, {"secret": 6, "title": "X"}]
     assert more == [200, {"x": 1, "inner": {"a": 3}, "tags": []}]
@@ -180,7 +184,8 @@ def test_type_that_is_only_known_as_text_is_named() -> None:
         freeze(notebook["Late"], provenance=notebook)
     assert "Parameter `inp` of `run()` has the type `In2`, which is only known as text." in str(caught.value)
     assert "Define `In2` above the App." in str(caught.value)
-    assert caught.value.where is not None and caught.value.where.cell == 1
+    assert caught.value.where is not None
+    assert caught.value.where.cell == 1
 
 
 @pytest.fixture
@@ -335,7 +340,8 @@ def test_unpicklable_inside_an_object_or_a_helper_names_the_variable() -> None:
         freeze(notebook["Uses"], provenance=notebook)
     assert "`reach()` uses `holder` (dict, from In [2])" in caught.value.message
     assert "deep" in caught.value.details["reason"]
-    assert caught.value.where is not None and caught.value.where.cell == 3
+    assert caught.value.where is not None
+    assert caught.value.where.cell == 3
 
 
 def test_unpicklable_closure_variable_is_named() -> None:
@@ -412,12 +418,18 @@ def test_manifest_reports_captures_with_sizes_digests_users_and_cells() -> None:
         manifest = freeze(notebook["Reports"], provenance=notebook).manifest
     found = {capture.name: capture for capture in manifest.captures}
     assert set(found) == {"Out", "model", "predict"}
-    assert found["model"].kind == "dict" and found["model"].used_by == ["predict"]
-    assert found["predict"].kind == "function" and found["predict"].used_by == ["run", "again"]
-    assert found["model"].cell is not None and found["model"].cell.execution_count == 2
-    assert found["model"].size_bytes > 20 and len(found["model"].digest) == 64
-    assert manifest.source.startswith("class Reports(fal.App):") and "def again" in manifest.source
-    assert manifest.cell is not None and (manifest.cell.execution_count, manifest.cell.line) == (4, 1)
+    assert found["model"].kind == "dict"
+    assert found["model"].used_by == ["predict"]
+    assert found["predict"].kind == "function"
+    assert found["predict"].used_by == ["run", "again"]
+    assert found["model"].cell is not None
+    assert found["model"].cell.execution_count == 2
+    assert found["model"].size_bytes > 20
+    assert len(found["model"].digest) == 64
+    assert manifest.source.startswith("class Reports(fal.App):")
+    assert "def again" in manifest.source
+    assert manifest.cell is not None
+    assert (manifest.cell.execution_count, manifest.cell.line) == (4, 1)
     assert {source.cell.execution_count for source in manifest.sources if source.cell} >= {3, 4}
 
 
@@ -479,6 +491,7 @@ def test_open_file_is_shipped_with_its_content_as_cloudpickle_does(tmp_path: Pat
     with (tmp_path / "words.txt").open() as file, cells(*uses("words.read()", "")) as notebook:
         vars(notebook.module)["words"] = file
         frozen = freeze(notebook["Uses"])
-    assert frozen.manifest.is_volatile and frozen.manifest.identity == frozen.manifest.payload_sha256
+    assert frozen.manifest.is_volatile
+    assert frozen.manifest.identity == frozen.manifest.payload_sha256
     assert isinstance(file, io.TextIOWrapper)
     assert bundle.WARNED_BYTES < bundle.REFUSED_BYTES
