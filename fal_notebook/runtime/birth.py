@@ -105,6 +105,7 @@ def _take_environment(settings: Settings) -> None:
 def _take_path(settings: Settings) -> None:
     """Look first in the runtime, then in what `setup()` installs, then in the image."""
     os.makedirs(settings.site, exist_ok=True)  # noqa: PTH103 (pathlib costs a tenth of the fork)
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", "/")]  # put there by `python -m`
     after = sys.path.index(settings.runtime_root) + 1 if settings.runtime_root in sys.path else 0
     sys.path.insert(after, settings.site)
 

@@ -46,6 +46,7 @@ def live(fds: Descriptors) -> int:
     settings = be_born(fds)
     logs = LogPipe(fds.log, context.request_id)
     logs.install()
+    os.register_at_fork(after_in_child=_be_a_plain_process)
     faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
     return _Life(settings, fds, logs).run()
 
@@ -76,7 +77,6 @@ class _Life:
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, _end_at_once)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._ctl.start()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
@@ -180,6 +180,15 @@ def _call_hook(hook: Callable[[], Any], loop: asyncio.Runner) -> None:
             await result
 
         loop.run(wait())
+
+
+def _be_a_plain_process() -> None:
+    """Undo, in a process that user code forks, what makes this one a runner.
+
+    It shares our loop's wake-up descriptor: a SIGTERM to a worker of a pool would otherwise end the runner.
+    """
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

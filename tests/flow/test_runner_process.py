@@ -533,6 +533,43 @@ def test_sigterm_in_setup_ends_the_process(host: TinyHost) -> None:
     assert b'"failed"' not in runner.text("control")
 
 
+def test_sigterm_in_an_async_setup_ends_the_process(host: TinyHost) -> None:
+    hooks = ASYNC_HOOKS.replace(
+        "self.ticks = 0", "self.ticks = 0; print('in setup'); await asyncio.sleep(600)"
+    )
+    runner = host.start(hooks)
+    runner.wait_for_line("in setup")
+    runner.send(signal.SIGTERM)
+    assert runner.wait_end() == 0
+
+
+WORKERS = """
+import multiprocessing, time
+import fal_notebook as fal
+
+def work():
+    print("at work", flush=True)
+    time.sleep(600)
+
+class Demo(fal.App):
+    @fal.endpoint("/")
+    def run(self) -> dict:
+        worker = multiprocessing.get_context("fork").Process(target=work)
+        worker.start()
+        time.sleep(0.3)
+        worker.terminate()
+        worker.join(10)
+        return {"code": worker.exitcode}
+"""
+
+
+def test_ending_a_forked_worker_leaves_the_runner_alone(host: TinyHost) -> None:
+    runner = ready(host, WORKERS)
+    assert json.loads(runner.call("/", {})[2]) == {"code": -signal.SIGTERM}
+    assert b"at work" in runner.text("out") or (runner.pump() or b"at work" in runner.text("out"))
+    assert json.loads(runner.call("/", {})[2]) == {"code": -signal.SIGTERM}
+
+
 RANDOM = """
 import fal_notebook as fal
 

@@ -1,0 +1,98 @@
+"""Why a runner did not become ready."""
+
+from __future__ import annotations
+
+import linecache
+from typing import Any
+
+import pytest
+
+from fal_notebook.errors import AppError, FalError
+from fal_notebook.runtime.failure import explain, learn_sources
+from fal_notebook.runtime.settings import Descriptors, Settings
+from fal_notebook.wire import BundleManifest, CellRef, SourceText
+
+FILE = "/tmp/ipykernel_9/3.py"
+CELL = """
+def helper():
+    return {}["missing"]
+
+class Demo:
+    def setup(self):
+        helper()
+"""
+
+
+def a_manifest(**values: Any) -> BundleManifest:
+    return BundleManifest(identity="0", payload_sha256="0", payload_bytes=1, python_version="3.11", **values)
+
+
+def a_class() -> type:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(CELL, FILE, "exec", dont_inherit=True), scope)
+    found: type = scope["Demo"]
+    return found
+
+
+def failed(manifest: BundleManifest, phase: str = "setup") -> FalError:
+    linecache.clearcache()
+    cls: Any = a_class()
+    learn_sources(manifest, cls)
+    with pytest.raises(KeyError) as caught:
+        cls().setup()
+    error = explain(caught.value, phase, manifest)
+    linecache.clearcache()
+    return error
+
+
+def test_the_lines_of_the_cell_are_shown_and_the_place_is_the_cells() -> None:
+    source = SourceText(filename=FILE, text=CELL, cell=CellRef(execution_count=7, cell_id="abc"))
+    error = failed(a_manifest(sources=[source]))
+    assert 'return {}["missing"]' in (error.traceback or "")
+    assert error.where is not None
+    assert (error.where.cell, error.where.line, error.where.name) == (7, 3, "helper")
+    assert (error.code, error.details["exception"]) == ("runner.setup_failed", "KeyError")
+    assert error.message == "setup() failed: KeyError: 'missing'"
+
+
+def test_the_class_text_alone_is_placed_at_its_lines() -> None:
+    text = "".join(CELL.splitlines(keepends=True)[4:])
+    error = failed(a_manifest(source=text))
+    assert "    helper()" in (error.traceback or "")
+
+
+def test_text_that_is_no_python_is_left_alone() -> None:
+    assert "helper" in (failed(a_manifest(source="class (")).traceback or "")
+
+
+def test_an_error_of_the_house_stays_what_it_is() -> None:
+    error = AppError("x")
+    assert explain(error, "setup", None) is error
+
+
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [("check", "bundle.mismatch"), ("thaw", "bundle.unloadable"), ("server", "runner.server_failed")],
+)
+def test_each_phase_has_its_code(phase: str, code: str) -> None:
+    assert explain(ValueError("x"), phase, None).code == code
+
+
+@pytest.mark.parametrize(("name", "package"), [("cv2.dnn", "opencv-python-headless"), ("einops", "einops")])
+def test_a_missing_module_names_the_package_to_add(name: str, package: str) -> None:
+    error = explain(ModuleNotFoundError(f"No module named {name!r}", name=name), "setup", None)
+    assert error.fix == f'Add "{package}" to `requirements`.'
+
+
+def test_settings_ignore_what_they_do_not_know() -> None:
+    text = b'{"runner_id":"1","app":"a","revision":"r","payload":"p","manifest_json":"{}","own":"/o","work":"/w",'
+    text += b'"host_pid":1,"buffers":["b"],"tomorrow":1,"machine_type":"GPU-H100","persistent_dir":null}'
+    settings = Settings.from_json(text)
+    assert (settings.buffers, settings.persistent_dir, settings.site) == (("b",), "", "/o/site")
+    assert settings.has_gpu
+
+
+def test_descriptors_come_by_name() -> None:
+    names = ["gate", "control", "settings", "out", "err", "log", "app", "ctl"]
+    text = "{" + ",".join(f'"{name}":{number}' for number, name in enumerate(names, 3)) + "}"
+    assert Descriptors.from_json(text) == Descriptors(*range(3, 11))
