@@ -108,8 +108,6 @@ def test_nothing_follows_the_end_and_traffic_only_flows_to_the_ready(
         if before.phase == RunnerPhase.GONE:
             assert row is before
         assert (Effect.OPEN_TRAFFIC in wanted(row, now)) == (row.phase == RunnerPhase.READY)
-            event, Drain | Stop | Placed | Tick | Progress | Drained
-        )
 
 
 class World:
