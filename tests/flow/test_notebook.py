@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import textwrap
 from collections.abc import Iterator
 
 import httpx
@@ -229,23 +228,28 @@ def test_private_in_code_is_told_and_not_used_by_a_run(notebook: Notebook) -> No
     assert httpx.post(url, json={}, timeout=30).status_code == 200
 
 
+STREAMS = """
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+class Given(BaseModel):
+    x: int
+
+class Streams(fal.App):
+    machine_type = "XS"
+
+    @fal.endpoint("/")
+    def run(self, inp: Given) -> dict:
+        return {"x": inp.x}
+
+    @fal.endpoint("/stream")
+    def stream(self):
+        return StreamingResponse((f"data: {n}\\n\\n" for n in range(5)), media_type="text/event-stream")
+"""
+
+
 def test_call_and_stream_reach_the_class_that_runs(notebook: Notebook) -> None:
-    notebook.run_app(
-        textwrap.dedent("""
-        from fastapi.responses import StreamingResponse
-
-        class Streams(fal.App):
-            machine_type = "XS"
-
-            @fal.endpoint("/")
-            def run(self, x: int) -> dict:
-                return {"x": x}
-
-            @fal.endpoint("/stream")
-            def stream(self):
-                return StreamingResponse((f"data: {n}\\n\\n" for n in range(5)), media_type="text/event-stream")
-    """)
-    )
+    notebook.run_app(STREAMS)
     cell = notebook.run('print(fal.call(Streams, {"x": 3}), list(fal.stream(Streams)))')
     assert "{'x': 3} [0, 1, 2, 3, 4]" in cell.text
     wrong = notebook.run('fal.call(Streams, {"x": "no"})')
@@ -281,7 +285,7 @@ def test_help_comes_from_the_registry(notebook: Notebook) -> None:
     assert "%%fal_app" in shown
     assert "serve" not in shown
     assert "--machine-type" in notebook.run("%fal deploy --help").text
-    assert "--dry" in notebook.run("%%fal_app --help\n").text
+    assert "--dry" in notebook.run("%%fal_app --help\nx = 1").text
     wrong = notebook.run("%fal deplyo X")
     assert wrong.error is not None
     assert "`deploy`" in wrong.text

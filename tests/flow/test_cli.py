@@ -1,0 +1,242 @@
+"""The terminal's door with a real backend; starting and ending it included."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fal_notebook.places import process_start_time
+from tests.stack import FAL_NB, Stack, process_ids_with, stack, wait_for
+
+ECHO = """
+import fal
+from pydantic import BaseModel
+
+class In(BaseModel):
+    x: int = 1
+
+class {name}(fal.App):
+    machine_type = "XS"
+
+    @fal.endpoint("/")
+    def run(self, inp: In) -> dict:
+        print("called with", inp.x)
+        return {{"x": inp.x}}
+
+if __name__ == "__main__":
+    raise SystemExit("the guard must not run")
+"""
+
+
+def echo(name: str) -> str:
+    return ECHO.format(name=name)
+
+
+def test_deploy_json_has_the_agreed_shape(shared: Stack) -> None:
+    found = shared.deploy(echo("Shaped"), name="shaped.py")
+    assert set(found) == {
+        "revision",
+        "app_name",
+        "status",
+        "changed",
+        "endpoint_id",
+        "environment",
+        "urls",
+        "image",
+    }
+    assert (found["app_name"], found["environment"], found["changed"]) == ("shaped", "main", True)
+    assert set(found["urls"]) == {"run", "queue", "playground"}
+    assert set(found["image"]) == {"hash", "cached"}
+    assert shared.deploy(echo("Shaped"), name="shaped.py")["changed"] is False
+
+
+def test_failures_are_one_json_document_and_exit_1(shared: Stack) -> None:
+    source = echo("Unready").replace(
+        "    @fal", '    def setup(self):\n        raise ValueError("not today")\n\n    @fal'
+    )
+    found = shared.deploy(source, name="unready.py", ok=False)
+    assert set(found["error"]) >= {"code", "message", "fix", "where"}
+    assert "not today" in found["error"]["message"] + str(found["error"]["traceback"])
+    text = shared.cli("deploy", str(shared.root / "src" / "unready.py"))
+    assert text.returncode == 1
+    assert 'raise ValueError("not today")' in text.stderr
+    assert not text.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["deplo"], "deploy"), (["apps"], "apps list"), (["logs", "--sinse", "1m"], "--help"), (["deploy"], "ref"),
+     (["deploy", "nothere.py"], "nothere.py"), (["deploy", "x.py", "--env", "staging"], "main")],
+)  # fmt: skip
+def test_wrong_usage_is_exit_2_with_a_hint(shared: Stack, words: list[str], hint: str) -> None:
+    done = shared.cli(*words)
+    assert done.returncode == 2
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_fails_shows_its_own_line(shared: Stack) -> None:
+    path = shared.file("raises.py", "import fal\nx = 1\nraise RuntimeError('here')\n")
+    done = shared.cli("deploy", str(path))
+    assert done.returncode == 1
+    assert "RuntimeError: here" in done.stderr
+    assert "line 3" in done.stderr
+    assert "reference.py" not in done.stderr
+
+
+def test_run_stays_until_ctrl_c_and_exits_0(shared: Stack) -> None:
+    path = shared.file("staying.py", echo("Staying"))
+    with shared.cli_running("run", str(path), "--json") as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("{"))
+        found = json.loads(line)
+        assert found["ephemeral"] is True
+        assert re.fullmatch(r"staying-dev-[0-9a-f]{6}", found["app_name"])
+        assert httpx.post(found["urls"]["run"], json={"x": 4}, timeout=30).json() == {"x": 4}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert httpx.post(found["urls"]["run"], json={}, timeout=30).status_code == 404
+
+
+def test_a_run_that_is_killed_leaves_no_app(shared: Stack) -> None:
+    path = shared.file("killed.py", echo("Killed"))
+    with shared.cli_running("run", str(path), "--json") as process:
+        assert process.stdout is not None
+        url = json.loads(next(line for line in process.stdout if line.startswith("{")))["urls"]["run"]
+        process.kill()
+        process.wait()
+    wait_for("the URL to end", lambda: httpx.post(url, json={}, timeout=30).status_code == 404)
+
+
+def test_logs_are_filtered_and_followed(shared: Stack) -> None:
+    shared.deploy(echo("Logged"), name="logged.py")
+    for number in range(3):
+        assert shared.call("logged", {"x": number}).status_code == 200
+    wait_for("all lines", lambda: [t for t in shared.logs("logged") if t == "called with 2"])
+    found = json.loads(shared.cli("logs", "logged", "--search", "with 1", "--json").stdout)["logs"]
+    assert [line["text"] for line in found] == ["called with 1"]
+    last = json.loads(shared.cli("logs", "logged", "-n", "1", "--json").stdout)["logs"]
+    assert [line["text"] for line in last] == ["called with 2"]
+    with shared.cli_running("logs", "logged", "--follow", "-n", "1") as process:
+        assert process.stdout is not None
+        assert "called with 2" in process.stdout.readline()
+        shared.call("logged", {"x": 77})
+        assert "called with 77" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_lists_and_deletion(shared: Stack) -> None:
+    shared.deploy(echo("Listed"), name="listed.py")
+    assert "listed" in shared.cli("apps", "list").stdout
+    assert shared.cli_json("machines", "list")["machines"][0]["name"] == "XS"
+    wrong = shared.cli("apps", "delete", "listd")
+    assert wrong.returncode == 1
+    assert "Did you mean `listed`?" in wrong.stderr
+    assert shared.cli_json("apps", "delete", "listed")["deleted"] is True
+    assert shared.call("listed", {}).status_code == 404
+
+
+def test_the_doctor_tells_the_truth_about_the_sandbox(shared: Stack) -> None:
+    found = shared.cli_json("doctor")
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["backend"]["verdict"] == "ok"
+    assert checks["sandbox"]["verdict"] == "warn"
+    assert "tier none" in checks["sandbox"]["detail"]
+
+
+def test_no_command_prints_the_key(shared: Stack) -> None:
+    secret = shared.key.partition(":")[2]
+    for words in (
+        ["doctor"],
+        ["apps", "list"],
+        ["serve", "--background"],
+        ["version"],
+        ["apps", "delete", "none"],
+    ):
+        for extra in ([], ["--json"]):
+            done = shared.cli(*words, *extra)
+            assert secret not in done.stdout + done.stderr
+
+
+def test_serve_again_finds_the_running_backend(shared: Stack) -> None:
+    again = shared.cli_json("serve", "--background")
+    assert (again["pid"], again["url"]) == (shared.info["pid"], shared.info["url"])
+    assert set(again) == {"url", "tls_url", "home", "pid", "backend_pid"}
+    text = shared.cli("serve").stdout
+    assert "Already serving" in text
+    assert str(shared.places.local_key) in text
+    assert "GPUs: none found" in text
+
+
+def test_a_wrong_key_for_a_named_backend_is_told(shared: Stack) -> None:
+    done = shared.cli(
+        "apps", "list", FAL_NB_URL=shared.url.replace("127.0.0.1", "localhost"), FAL_KEY="fk_x:wrong"
+    )
+    assert done.returncode == 1
+    assert "does not accept the key" in done.stderr
+    assert "wrong" not in done.stderr
+    without = shared.cli("apps", "list", FAL_NB_URL=shared.url.replace("127.0.0.1", "localhost"))
+    assert "wants a key" in without.stderr
+
+
+def test_another_server_is_told_as_the_wrong_address(shared: Stack) -> None:
+    import http.server
+    import threading
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = shared.cli("apps", "list", "--host", f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 1
+    assert "fal-notebook backend" in done.stderr
+
+
+def test_the_first_use_starts_the_backend_and_two_at_once_start_one() -> None:
+    with stack(start=False) as empty:
+        both = [
+            subprocess.Popen([*FAL_NB, "apps", "list", "--json"], env=empty.env, cwd=empty.root,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]  # fmt: skip
+        outputs = [process.communicate(timeout=100) for process in both]
+        assert [process.returncode for process in both] == [0, 0], outputs
+        assert [json.loads(out)["apps"] for out, _ in outputs] == [[], []]
+        supervisors = [pid for pid in process_ids_with(str(empty.home)) if b"supervise" in _command(pid)]
+        assert len(supervisors) == 1
+
+
+def test_serve_in_the_foreground_ends_with_ctrl_c() -> None:
+    with stack(start=False) as empty:
+        with empty.cli_running("serve", "--json") as process:
+            assert process.stdout is not None
+            found = json.loads(next(line for line in process.stdout if line.startswith("{")))
+            assert httpx.get(found["url"] + "/healthz", timeout=10).status_code == 200
+            born = process_start_time(found["pid"])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        assert process_start_time(found["pid"]) != born
+
+
+def test_help_is_fast_enough_to_ask_for() -> None:
+    done = subprocess.run([*FAL_NB, "--help"], capture_output=True, text=True, check=True, env=os.environ)
+    assert "fal-nb deploy" in done.stdout
+    modules = subprocess.run(
+        [*FAL_NB[:1], "-c", "import sys, fal_notebook.cli as c; c.main(['--help']); print(sorted(sys.modules))"],
+        capture_output=True, text=True, check=True, env=os.environ,
+    ).stdout  # fmt: skip
+    assert not {"pydantic", "httpx", "fastapi", "IPython"} & set(re.findall(r"'([a-zA-Z]+)'", modules))
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
