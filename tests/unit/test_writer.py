@@ -68,15 +68,22 @@ async def test_a_change_of_state_waits_for_space_and_is_then_written(store: Sqli
 
 async def test_a_lock_held_by_another_process_is_a_bounded_wait_with_a_reason(store: SqliteStore) -> None:
     await store.write(pragma("busy_timeout", 50))
-    other = sqlite3.connect(store.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    code = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert await asyncio.to_thread(other.stdout.readline) == b"held\n"
     with pytest.raises(BackendError) as caught:
         await store.write(lambda tx: tx.insert(Account("a", "x", 1)), OpClass.ACCEPT)
     assert caught.value.code == "backend.store_locked"
+    assert f"({other.pid})" in caught.value.message
     later = asyncio.ensure_future(store.write(lambda tx: tx.insert(Account("b", "x", 1))))
     await asyncio.sleep(0)
-    other.execute("ROLLBACK")
-    other.close()
+    other.communicate()
     await asyncio.wait_for(later, DEADLINE_S)
     assert [a.id for a in await store.read(lambda r: r.find(Account))] == ["b"]
 

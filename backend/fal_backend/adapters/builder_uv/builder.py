@@ -9,6 +9,7 @@ time, over all processes.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -157,9 +158,10 @@ class UvBuilder:
                 size = await asyncio.to_thread(_measure, root)
             except BaseException as error:
                 await asyncio.shield(asyncio.to_thread(_remove_generation, root))
-                if isinstance(error, TimeoutError):
-                    raise _too_long() from error
-                raise
+                told = _translated(error)
+                if told is None:
+                    raise
+                raise told from error
             say(f"Built in {root.name} ({size / 1e6:.0f} MB)")
         await asyncio.to_thread(_write_marker, folder, {"generation": generation, "size_bytes": size})
         return size
@@ -312,9 +314,17 @@ def _write_marker(folder: Path, record: dict[str, int]) -> None:
     os.close(descriptor)
 
 
-def _too_long() -> RequirementsError:
-    return RequirementsError(
-        f"The build took longer than {BUILD_TIMEOUT_S / 60:.0f} minutes.",
-        code="image.timeout",
-        fix="Read its log; a package may be compiling.",
-    )
+def _translated(error: BaseException) -> RequirementsError | None:
+    if isinstance(error, TimeoutError):
+        return RequirementsError(
+            f"The build took longer than {BUILD_TIMEOUT_S / 60:.0f} minutes.",
+            code="image.timeout",
+            fix="Read its log; a package may be compiling.",
+        )
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return RequirementsError(
+            "The disk of the data folder is full.",
+            code="image.disk_full",
+            fix="Free some space and try again.",
+        )
+    return None

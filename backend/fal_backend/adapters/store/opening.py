@@ -12,10 +12,12 @@ import sqlite3
 from collections.abc import Sequence
 
 from fal_backend.adapters.bus import EventBus
+from fal_backend.adapters.store.location import refuse_network_folder
 from fal_backend.adapters.store.schema import SCHEMA_NUMBER, definitions
 from fal_backend.adapters.store.statements import Statements, sqlite_dialect
 from fal_backend.adapters.store.store import SqliteStore, connect
 from fal_backend.adapters.store.transaction import SqliteTx
+from fal_backend.adapters.store.writer import locked_error
 from fal_backend.domain.records import EventRow
 from fal_notebook import __version__
 from fal_notebook.errors import BackendError
@@ -35,9 +37,10 @@ def open_store(places: Places, loop: asyncio.AbstractEventLoop) -> tuple[SqliteS
 
     Blocks for some ten milliseconds; must be called on the loop's thread.
     Raises: SchemaTooOld; BackendError `backend.schema_newer`, `backend.store_damaged`,
-    `backend.store_locked`.
+    `backend.store_locked`, `backend.network_folder`.
     """
     places.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_network_folder(places.store)
     path = places.store / DATABASE
     statements = Statements(sqlite_dialect())
     try:
@@ -113,11 +116,7 @@ def _translated(error: sqlite3.DatabaseError, places: Places) -> BackendError:
     path = places.store / DATABASE
     code = int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return BackendError(
-            f"{path} is locked by another process.",
-            code="backend.store_locked",
-            fix="End the program that has it open, for instance a database browser.",
-        )
+        return locked_error(path)
     return BackendError(
         f"{path} cannot be read: {error}.",
         code="backend.store_damaged",

@@ -17,17 +17,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
 
+from fal_backend.adapters.store.location import holders_of
 from fal_backend.adapters.store.statements import Statements
 from fal_backend.adapters.store.transaction import SqliteTx
 from fal_backend.domain.records import EventRow
 from fal_backend.ports import OpClass
 from fal_notebook.errors import BackendError, LimitError
 
-__all__ = ["Operation", "Writer", "end_process"]
+__all__ = ["Operation", "Writer", "end_process", "locked_error"]
 
 log = structlog.get_logger()
 
@@ -84,6 +86,7 @@ class Writer:
         fail_stop: Callable[[str], NoReturn] = end_process,
     ) -> None:
         self._connection = connection
+        self._path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
         self._statements = statements
         self._loop = loop
         self._on_commit = on_commit
@@ -228,7 +231,7 @@ class Writer:
 
     def _put_off(self, group: list[Operation], full: _Full) -> list[Operation]:
         """Tell those who wait for an answer; return the changes of state, which are tried again."""
-        error = _locked_error() if full.is_locked else _disk_full_error()
+        error = locked_error(self._path) if full.is_locked else _disk_full_error()
         is_closing = self._is_closing
         later = [operation for operation in group if operation.klass is OpClass.STATE and not is_closing]
         told = [operation for operation in group if operation not in later]
@@ -269,9 +272,13 @@ def _disk_full_error() -> LimitError:
     )
 
 
-def _locked_error() -> BackendError:
+def locked_error(path: Path) -> BackendError:
+    """Return the error for a database that another process keeps locked, naming who has it open."""
+    holders = holders_of(path)
+    by = ", ".join(holders) if holders else "another process"
     return BackendError(
-        "The database is locked by another process.",
+        f"The database {path} is locked by {by}.",
         code="backend.store_locked",
-        fix="End the program that has store/main.db open, for instance a database browser.",
+        fix="End that program; only the backend may write to its store.",
+        details={"holders": holders},
     )
