@@ -205,7 +205,8 @@ class Supervisor:
     def _host_ended(self, child: Child, code: int) -> None:
         self._host = None
         if self._exit_code is not None:
-            self._loop.stop()
+            if self._backend is None:
+                self._loop.stop()
             return
         lived_s = time.monotonic() - child.began
         self._host_deaths = 0 if lived_s > _HEALTHY_S else self._host_deaths + 1
@@ -221,13 +222,12 @@ class Supervisor:
         self._exit_code = self._exit_code or code
         if self._restart is not None:
             self._restart.cancel()
-        for child in (self._backend, self._host) if again else ():
-            if child is not None:
-                child.signal(signal.SIGKILL)
-        if self._backend is None:
-            self._end_host()
-        elif not again:
-            backend = self._backend
+        backend = self._backend
+        if backend is None:
+            self._end_host()  # a host that is told twice grants no more grace
+        elif again:
+            backend.signal(signal.SIGKILL)
+        else:
             backend.signal(signal.SIGTERM)
             self._loop.after(_BACKEND_STOP_S, lambda: backend.signal(signal.SIGKILL))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import resource
 import secrets
 import signal
@@ -21,43 +20,41 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fal_notebook.runtime.host_ends import remove_folder
 from fal_notebook.runtime.host_follow import Follower
+from fal_notebook.runtime.host_guardian import ORPHAN_GRACE_S, Guardian
+from fal_notebook.runtime.host_leftovers import RUNNER_ID, clear_runs, trim_logs
 from fal_notebook.runtime.host_link import Link
 from fal_notebook.runtime.host_logs import LogFile
 from fal_notebook.runtime.host_runners import Runner
 from fal_notebook.runtime.host_zygotes import ZygoteTable
 from fal_notebook.runtime.hostproto import PROTO, ProtocolError, pick_version
 from fal_notebook.runtime.loop import Loop, Timer
-from fal_notebook.runtime.process import become_subreaper, find_leftovers, open_pidfd
+from fal_notebook.runtime.process import become_subreaper
 from fal_notebook.runtime.sandbox import tier_table
 
 __all__ = ["Host", "main"]
 
-_RUNNER_ID = re.compile(r"r-[0-9a-f]{12}")
-_MAX_LOG_FOLDERS = 500
-_ORPHAN_GRACE_S = 60.0
+_ACCEPT_AGAIN_S = 0.5
 
 
 class Host:
     """One node's host. `serve` works until it retires or is told to end."""
 
-    def __init__(self, run: Path, logs: Path, *, orphan_grace_s: float = _ORPHAN_GRACE_S) -> None:
+    def __init__(self, run: Path, logs: Path, *, orphan_grace_s: float = ORPHAN_GRACE_S) -> None:
         self._run = run
         self._logs = logs
-        self._orphan_grace_s = orphan_grace_s
         self._boot_id = secrets.token_hex(8)
         self._leader = 0
         self._links: list[Link] = []
         self._followers: list[Follower] = []
         self._runners: dict[str, Runner] = {}
         self._by_pid: dict[int, Runner] = {}
-        self._strays: dict[int, tuple[int | None, int | None]] = {}
+        self._strays: dict[int, tuple[float, int | None, int | None]] = {}
         self._retiring = False
-        self._orphan_timer: Timer | None = None
-        self._guardian: int | None = None
+        self._is_ending = False
         self._stats_timer: Timer | None = None
         self._loop = Loop()
+        self._guardian = Guardian(self._loop, orphan_grace_s, self._terminate)
         self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log")
         self._handlers = {
             "start": self._start,
@@ -76,8 +73,8 @@ class Host:
         """Work until there is nothing left to do for anyone."""
         become_subreaper()
         _raise_open_files()
-        self._guard(os.getppid())
-        self._clear_leftovers()
+        self._guardian.watch(os.getppid())
+        clear_runs(self._run / "r")
         self._listen()
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self._terminate)
@@ -96,12 +93,23 @@ class Host:
         path.chmod(0o600)
         self._listener.listen(64)
         self._listener.setblocking(False)
-        self._loop.watch(self._listener.fileno(), read=self._accept)
+        self._watch_listener()
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             peer, _ = self._listener.accept()
-            self._links.append(Link(self._loop, peer, self._on_message, self._on_closed))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors: the caller stays in the backlog, and is looked at again in a moment.
+            _say(f"host.accept_failed error={error}")
+            self._loop.forget(self._listener.fileno())
+            self._loop.after(_ACCEPT_AGAIN_S, self._watch_listener)
+            return
+        self._links.append(Link(self._loop, peer, self._on_message, self._on_closed))
+
+    def _watch_listener(self) -> None:
+        self._loop.watch(self._listener.fileno(), read=self._accept)
 
     def _on_closed(self, link: Link) -> None:
         if link in self._links:
@@ -126,6 +134,8 @@ class Host:
                 self._handlers[kind](link, message)
             except (KeyError, TypeError, ValueError) as error:
                 link.answer(message, _fault("malformed", f"{kind}: {error!r}"))
+            except OSError as error:
+                link.answer(message, _fault("impossible", f"{kind}: {error}"))
 
     def _hello(self, link: Link, message: dict[str, Any]) -> None:
         try:
@@ -185,7 +195,7 @@ class Host:
         if self._retiring:
             link.answer(message, _refused("retiring", "this host starts nothing more"))
             return
-        if not _RUNNER_ID.fullmatch(runner_id):
+        if not RUNNER_ID.fullmatch(runner_id):
             link.answer(message, _refused("malformed", f"{runner_id!r} is no runner id"))
             return
         try:
@@ -232,7 +242,7 @@ class Host:
 
     def _read_logs(self, link: Link, message: dict[str, Any]) -> None:
         runner_id = str(message["runner_id"])
-        if not _RUNNER_ID.fullmatch(runner_id):
+        if not RUNNER_ID.fullmatch(runner_id):
             raise ValueError(f"{runner_id!r} is no runner id")
         follower = Follower(link, message, self._logs / runner_id, lambda: self._live_log(runner_id))
         self._followers = [f for f in self._followers if not f.done]
@@ -260,7 +270,7 @@ class Host:
             runner = self._runners.get(str(runner_id))
             if runner is not None and runner.exit is not None:
                 del self._runners[runner.id]
-        self._trim_logs()
+        trim_logs(self._logs, keep=self._runners)
 
     def _stats(self, link: Link, message: dict[str, Any]) -> None:
         every_s = max(0.5, float(message["every_s"]))
@@ -292,9 +302,9 @@ class Host:
                 self._by_pid.pop(runner.pid, None)
         elif runner.pid is not None and runner.state == "starting":
             self._by_pid[runner.pid] = runner
-            if runner.pid in self._strays:
-                # It ended before its zygote could say that it was born.
-                code, number = self._strays.pop(runner.pid)
+            at, code, number = self._strays.pop(runner.pid, (0.0, None, None))
+            if at > runner.began:
+                # It ended before its zygote could say that it was born. (An older one had the same number.)
                 self._loop.after(0, lambda: self._end_runner(runner, code, number))
         news = runner.exit or {"t": "state", **runner.row()}
         for link in list(self._links):
@@ -323,7 +333,7 @@ class Host:
             self._end_runner(runner, code, number)
         elif not self._zygotes.reaped(pid, code, number):
             # A process that a runner left to us, or a runner whose birth is not told yet.
-            self._strays[pid] = (code, number)
+            self._strays[pid] = (time.monotonic(), code, number)
             while len(self._strays) > 256:
                 del self._strays[next(iter(self._strays))]
 
@@ -333,71 +343,28 @@ class Host:
 
     # -- living and dying -------------------------------------------------------------------------------
 
-    def _guard(self, pid: int) -> None:
-        """Watch the supervisor: without one this host gives its runners a while, then ends them."""
-        if self._guardian is not None:
-            self._loop.forget(self._guardian)
-            os.close(self._guardian)
-        self._guardian = open_pidfd(pid)
-        if self._orphan_timer is not None:
-            self._orphan_timer.cancel()
-            self._orphan_timer = None
-        if self._guardian is None:
-            self._orphaned()
-        else:
-            self._loop.watch(self._guardian, read=self._orphaned)
-
-    def _orphaned(self) -> None:
-        if self._guardian is not None:
-            self._loop.forget(self._guardian)
-            os.close(self._guardian)
-            self._guardian = None
-        _say(f"host.orphaned grace_s={self._orphan_grace_s:g}")
-        self._orphan_timer = self._loop.after(self._orphan_grace_s, self._terminate)
-
     def _adopt(self, link: Link, message: dict[str, Any]) -> None:
         try:
             pick_version(message.get("proto"))
         except ProtocolError as error:
             link.answer(message, _refused("version", str(error)))
             return
-        self._guard(link.peer_pid)
+        self._guardian.watch(link.peer_pid)
         link.answer(message, {"t": "ok", "boot_id": self._boot_id})
 
     def _terminate(self) -> None:
         """End every runner with its own grace, then this host; the second time at once."""
-        if self._retiring and self._orphan_timer is None:
-            for runner in list(self._runners.values()):
-                runner.kill()
-        self._retiring = True
-        self._orphan_timer = None
         for runner in list(self._runners.values()):
-            runner.stop(float(runner.order["grace_s"]))
+            if self._is_ending:
+                runner.kill()
+            else:
+                runner.stop(float(runner.order["grace_s"]))
+        self._retiring = self._is_ending = True
         self._end_if_empty()
 
     def _end_if_empty(self) -> None:
         if self._retiring and all(runner.exit is not None for runner in self._runners.values()):
             self._loop.after(0, self._loop.stop)
-
-    def _clear_leftovers(self) -> None:
-        """Remove what a host that was killed left: folders, and processes that its runners had started."""
-        folders = self._run / "r"
-        folders.mkdir(mode=0o700, exist_ok=True)
-        for folder in list(folders.iterdir()):
-            for pid in find_leftovers(None, f"FAL_RUNNER_ID=r-{folder.name}"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            remove_folder(folder)
-
-    def _trim_logs(self) -> None:
-        """Keep the logs of the last runners only."""
-        folders = [
-            path
-            for path in self._logs.iterdir()
-            if _RUNNER_ID.fullmatch(path.name) and path.name not in self._runners
-        ]
-        for path in sorted(folders, key=lambda path: path.stat().st_mtime)[:-_MAX_LOG_FOLDERS]:
-            remove_folder(path)
 
 
 def _fault(code: str, message: str) -> dict[str, Any]:
@@ -429,7 +396,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fal_notebook.runtime.host")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--logs", type=Path, required=True)
-    parser.add_argument("--orphan-grace-s", type=float, default=_ORPHAN_GRACE_S)
+    parser.add_argument("--orphan-grace-s", type=float, default=ORPHAN_GRACE_S)
     args = parser.parse_args(argv)
     Host(args.run, args.logs, orphan_grace_s=args.orphan_grace_s).serve()
     return 0

@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import socket
 from pathlib import Path
 
-__all__ = ["MAX_PATH", "RunnerEnds", "remove_folder"]
+__all__ = ["MAX_PATH", "RunnerEnds"]
 
 MAX_PATH = 90
 """A socket's path ends at 107 bytes; room is left for what else may be bound beside it."""
@@ -95,17 +94,3 @@ def _listen(path: Path) -> int:
     listener.bind(str(path))
     listener.listen(_BACKLOG)
     return listener.detach()
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder in a process of its own: what `setup()` installed may take seconds to unlink."""
-    if not folder.exists():
-        return
-    doomed = folder.with_name(f".gone-{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    if os.fork() == 0:
-        with contextlib.suppress(BaseException):
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            shutil.rmtree(doomed, ignore_errors=True)
-        os._exit(0)

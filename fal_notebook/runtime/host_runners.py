@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fal_notebook.runtime.host_ends import RunnerEnds, remove_folder
+from fal_notebook.runtime.host_ends import RunnerEnds
+from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
 from fal_notebook.runtime.host_zygotes import Fork
 from fal_notebook.runtime.loop import Loop, Timer
@@ -28,8 +29,10 @@ __all__ = ["Runner"]
 
 _READ_BYTES = 64 * 1024
 _DRAIN_BYTES = 32 << 20
-_DUMP_S = 1.0
-"""How long a runner has to write its stacks before it is killed."""
+_DUMP_S = 5.0
+"""How long a runner has to begin to write its stacks before it is killed."""
+_DUMPED_S = 0.2
+"""How long it may take from their first line to their last."""
 _FAILED_S = 5.0
 """How long a runner that said it failed may take to end."""
 _SWEEPS = 20
@@ -64,7 +67,8 @@ class Runner:
         self.ends = RunnerEnds(folder)
         self._report = report
         self._withdraw = withdraw
-        self._began = time.monotonic()
+        self.began = time.monotonic()
+        """Monotonic time of the start order."""
         self._phases: dict[str, float] = {}
         self._pidfd: int | None = None
         self._control = b""
@@ -95,6 +99,15 @@ class Runner:
         if self._why is not None:
             self._finish(None, None)
             return
+        self.start_reason = reason
+        try:
+            self._launch()
+        except OSError as error:
+            self._error = _error("runner.failed", f"the runner cannot be started: {error}", None, None)
+            self._why = "setup_failed"
+            self._finish(None, None)
+
+    def _launch(self) -> None:
         if self._readers:
             # The ends went to a zygote that died with them: a second set, on the same paths.
             self._close_ends()
@@ -115,7 +128,6 @@ class Runner:
         self._handed_over()
         pidfd = open_pidfd(pid)
         assert pidfd is not None, "an unreaped child has a pidfd"
-        self.start_reason = reason
         self._begun(pid, pidfd, "spawn")
 
     def _handed_over(self) -> None:
@@ -194,6 +206,8 @@ class Runner:
         elif data is not None:
             reader.finish()
         self.log.flush()
+        if fd == self.ends.err and self._why == "startup_timeout":
+            self._timers.append(self._loop.after(_DUMPED_S, self._signal_kill))
         if self.log.dropped and self._drop_timer is None:
             self._drop_timer = self._loop.after(1.0, self._tell_dropped)
 
@@ -354,7 +368,7 @@ class Runner:
 
     def _enter(self, state: str) -> None:
         self.state, self.at = state, _now()
-        self._phases[state] = round(time.monotonic() - self._began, 6)
+        self._phases[state] = round(time.monotonic() - self.began, 6)
         self._report(self)
 
     def _cancel_timers(self) -> None:
@@ -369,7 +383,7 @@ class Runner:
         ends.close_all()
 
 
-def _error(code: str, message: str, fix: str, traceback: str | None) -> dict[str, Any]:
+def _error(code: str, message: str, fix: str | None, traceback: str | None) -> dict[str, Any]:
     return {
         "code": code,
         "message": message,

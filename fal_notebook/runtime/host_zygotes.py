@@ -245,7 +245,7 @@ class ZygoteTable:
         return frozenset(self._by_pid)
 
     def warm(self, order: Mapping[str, Any]) -> Zygote:
-        """Return the zygote for this order, started if there is none."""
+        """Return the zygote for this order, started if there is none. Raises: OSError when it cannot be."""
         key = ZygoteKey.of(order)
         known = self._table.get(key)
         if known is not None and (known.state != "gone" or time.monotonic() < known.retry_at):
@@ -257,7 +257,11 @@ class ZygoteTable:
 
     def fork(self, order: Mapping[str, Any], fork: Fork) -> None:
         """Fork a runner from its zygote, or say at once why it cannot be."""
-        zygote = self.warm(order)
+        try:
+            zygote = self.warm(order)
+        except OSError as error:
+            fork.refused(f"a zygote cannot be started: {error}")
+            return
         if zygote.state == "gone":
             fork.refused(zygote.unsafe or "the zygote ended")
         else:

@@ -135,34 +135,35 @@ def private_bytes(pid: int) -> int:
 
 
 def find_leftovers(
-    pid: int | None, mark: str, pipes: frozenset[str] = frozenset(), *, spare: frozenset[int] = frozenset()
+    session: int | None,
+    mark: str,
+    pipes: frozenset[str] = frozenset(),
+    *,
+    spare: frozenset[int] = frozenset(),
 ) -> list[int]:
-    """Return the processes that belong to a runner: its tree, its session, and those that fled from both.
+    """Return what a runner that has ended left: its session, and the processes that fled from it.
 
-    mark is text in the environment of what it started (`FAL_RUNNER_ID=…`); pipes are links of /proc/*/fd
-    (`pipe:[123]`) that only its processes hold. A child that was forked without exec, twice and in a session
-    of its own, shows the zygote's environment and has become a child of this process, yet still holds those
-    pipes. spare is never returned.
+    session is the runner's former pid. mark is text in the environment of what it started
+    (`FAL_RUNNER_ID=…`); pipes are links of /proc/*/fd (`pipe:[123]`) that only its processes hold. A child
+    that was forked without exec, twice and in a session of its own, shows the zygote's environment and has
+    become a child of this process, yet still holds those pipes. spare is never returned.
     """
     table = _table()
     ours = _tree(table, {os.getpid()})
-    found: set[int | None] = {pid} if pid in table else set()
+    found: set[int] = set()
     needle = mark.encode()
-    for number, (_, session) in table.items():
+    for number, (_, its_session) in table.items():
         if number in spare or number == os.getpid():
             continue
-        if (
-            session == pid
-            or needle in _content(f"/proc/{number}/environ")
-            or (number in ours and _holds(number, pipes))
-        ):
+        is_marked = its_session == session or needle in _content(f"/proc/{number}/environ")
+        if is_marked or (number in ours and _holds(number, pipes)):
             found.add(number)
     return sorted(number for number in _tree(table, found) if number not in spare)
 
 
-def _tree(table: Mapping[int, tuple[int, int]], roots: Iterable[int | None]) -> set[int]:
+def _tree(table: Mapping[int, tuple[int, int]], roots: Iterable[int]) -> set[int]:
     """Return the roots and all their descendants."""
-    found = {root for root in roots if root is not None}
+    found = set(roots)
     grew = True
     while grew:
         more = {number for number, (parent, _) in table.items() if parent in found} - found
