@@ -81,6 +81,7 @@ class Front:
             await _answer_cancelled(call)
         finally:
             del scope[_CALL]
+            call.task = None  # or each call would be garbage in a circle: task, context, call, task
             self.calls.end(call)
             self._on_end(call.request_id)
 
