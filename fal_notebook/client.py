@@ -61,7 +61,8 @@ class AsyncClient:
         key = profile.key
         headers = {"authorization": key.authorization()} if key else {}
         if transport is None and profile.is_embedded:
-            transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket))
+            # No TLS on a unix socket; loading the authorities would cost more than all else here.
+            transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket), verify=False)
         self._http = httpx.AsyncClient(
             transport=transport,
             base_url=profile.url or "http://localhost",
@@ -334,7 +335,7 @@ class Client:
         self.core = core
         self.loop = loop or private_loop()
         self._session: _HeldSession | None = None
-        self._owner: str | None = None
+        self._identity: Instance | None = None
 
     instance = _synced(AsyncClient.instance)
     upload_all = _synced(AsyncClient.upload_all)
@@ -353,11 +354,11 @@ class Client:
     close = _synced(AsyncClient.close)
 
     @property
-    def owner(self) -> str:
-        """The account's name, asked once."""
-        if self._owner is None:
-            self._owner = self.instance().owner
-        return self._owner
+    def identity(self) -> Instance:
+        """Who the backend is, asked once; for what a restart does not change."""
+        if self._identity is None:
+            self._identity = self.instance()
+        return self._identity
 
     def feed(self) -> Feed[Event | LogLine]:
         """Return a feed to which streams of the core can be added."""

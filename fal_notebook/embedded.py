@@ -8,17 +8,18 @@ kernel's interrupt or end reaches it. It ends itself when nothing needs it.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from fal_notebook.errors import BackendError
 from fal_notebook.places import Places
@@ -28,6 +29,7 @@ __all__ = ["ensure_backend", "find_backend", "start_backend", "wait_backend"]
 START_S = 60.0
 """Longest wait for a first answer: a cold disk and two busy cores need more than the usual two seconds."""
 STEP_S = 0.05
+ASK_S = 2.0
 
 Say = Callable[[str], None]
 
@@ -127,15 +129,30 @@ def _has_given_up(places: Places) -> bool:
     return isinstance(error, dict) and error.get("code") == "backend.crashed"
 
 
-def _ask(socket: Path) -> dict[str, Any]:
+def _ask(path: Path) -> dict[str, Any]:
     """Return what answers on the socket, nothing where nothing does."""
-    transport = httpx.HTTPTransport(uds=str(socket))
+    connection = _UnixConnection(path)
     try:
-        with httpx.Client(transport=transport, base_url="http://localhost", timeout=2.0) as http:
-            found = http.get("/api/v1/instance").json()
-    except (httpx.HTTPError, OSError, ValueError):
+        connection.request("GET", "/api/v1/instance")
+        found = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError):
         return {}
+    finally:
+        connection.close()
     return found if isinstance(found, dict) else {}
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a unix socket, by the standard library: this is asked before anything heavier is imported."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=ASK_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def _private_run(places: Places) -> None:

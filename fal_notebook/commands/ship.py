@@ -143,7 +143,7 @@ class _Shipment:
 
     def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment:
         client.upload_all([frozen.payload, *frozen.buffers])
-        self._show(instance=client.instance().instance_id)
+        self._show(instance=client.identity.instance_id)
         request = self._request(client, frozen, spec)
         try:
             return self._post(client, request)
