@@ -66,7 +66,7 @@ def to_json(value: Any, endpoint: str, key: str = "") -> Any:
             return float(value)
         raise NotJson(f"`{endpoint}()` returned {float(value)}{_at(key)}; JSON has no such number, use None")
     if isinstance(value, BaseModel):
-        return to_json(value.model_dump(), endpoint, key)
+        return to_json(value.model_dump(mode="json"), endpoint, key)
     if isinstance(value, Mapping):
         return {
             _name(name, endpoint, key): to_json(item, endpoint, f"{key}.{name}")

@@ -170,6 +170,6 @@ def _cut(text: str, node: ast.ClassDef, file: str | None) -> ClassText:
 def _module_text(cls: type) -> str | None:
     try:
         file: Any = inspect.getsourcefile(cls)
-    except TypeError:
+    except (TypeError, OSError):
         return None
     return "".join(linecache.getlines(file)) if file else None

@@ -30,6 +30,48 @@ class Out(BaseModel):
     y: float
 """
 
+APP = """
+class Demo(fal.App):
+    keep_alive = 5
+    def setup(self):
+        self.n = 1
+    @fal.endpoint("/")
+    def run(self, inp: In) -> Out:
+        return Out(y=helper(inp.x))
+"""
+
+MODELS = """
+from enum import Enum
+from typing import Literal, Optional
+from dataclasses import dataclass
+from pydantic import field_validator
+class Kind(Enum):
+    A = "a"
+    B = "b"
+class Inner(BaseModel):
+    n: int = Field(1, ge=0)
+@dataclass(frozen=True)
+class Point:
+    x: int = 1
+    tags: tuple = ("a",)
+class In(BaseModel):
+    x: int = 1
+    kind: Kind = Kind.A
+    mode: Literal["p", "q"] = "p"
+    inner: Optional[Inner] = None
+    @field_validator("x")
+    @classmethod
+    def check(cls, value):
+        return value + 1
+POINT = Point()
+def helper(x):
+    class Nested:
+        rate = 2
+        def go(self):
+            return (lambda v: v * self.rate)(x)
+    return Nested().go() + POINT.x
+"""
+
 
 class Cells:
     """A notebook's namespace and what was run in it."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fal_notebook.identity import fingerprint
 from fal_notebook.survey import survey
-from tests.unit.cells import PREFACE, REPOSITORY, cells
+from tests.unit.cells import APP, MODELS, PREFACE, REPOSITORY, cells
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -137,15 +137,6 @@ def identity(*texts: str, name: str = "Demo") -> str:
         return survey(notebook[name]).identity()
 
 
-APP = """
-class Demo(fal.App):
-    keep_alive = 5
-    def setup(self):
-        self.n = 1
-    @fal.endpoint("/")
-    def run(self, inp: In) -> Out:
-        return Out(y=helper(inp.x))
-"""
 HELPER = "def helper(x, k=2):\n    return x * k + CONST[0]"
 CONST = "CONST = [3]"
 
@@ -206,39 +197,6 @@ def test_functions_that_call_each_other_end() -> None:
     assert identity(ring, APP) != identity(ring.replace("else 0", "else 1"), APP)
 
 
-MODELS = """
-from enum import Enum
-from typing import Literal, Optional
-from dataclasses import dataclass
-from pydantic import field_validator
-class Kind(Enum):
-    A = "a"
-    B = "b"
-class Inner(BaseModel):
-    n: int = Field(1, ge=0)
-@dataclass(frozen=True)
-class Point:
-    x: int = 1
-    tags: tuple = ("a",)
-class In(BaseModel):
-    x: int = 1
-    kind: Kind = Kind.A
-    mode: Literal["p", "q"] = "p"
-    inner: Optional[Inner] = None
-    @field_validator("x")
-    @classmethod
-    def check(cls, value):
-        return value + 1
-POINT = Point()
-def helper(x):
-    class Nested:
-        rate = 2
-        def go(self):
-            return (lambda v: v * self.rate)(x)
-    return Nested().go() + POINT.x
-"""
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -264,8 +222,7 @@ def test_models_enums_dataclasses_and_nested_code_count(old: str, new: str) -> N
 SEEDED = """
 import sys
 sys.path.insert(0, {repository!r})
-from tests.unit.cells import PREFACE, cells
-from tests.unit.test_identity import APP, MODELS
+from tests.unit.cells import APP, MODELS, PREFACE, cells
 from fal_notebook.survey import survey
 MADE = '''
 import numpy as np
@@ -293,18 +250,16 @@ with cells(PREFACE, MODELS, MADE, APP) as notebook:
 
 def test_identity_is_the_same_in_processes_with_other_hash_seeds() -> None:
     program = textwrap.dedent(SEEDED.format(repository=str(REPOSITORY)))
-    answers = set()
-    for seed in ("1", "2"):
-        environment = {
-            **os.environ,
-            "PYTHONHASHSEED": seed,
-            "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         )
-        assert done.returncode == 0, done.stderr
-        answers.add(done.stdout.strip())
+        for seed in ("1", "2")
+    ]
+    answers = {process.communicate(timeout=100)[0].strip() for process in running}
+    assert [process.returncode for process in running] == [0, 0]
     assert len(answers) == 1
     assert answers.pop().endswith(" False")
