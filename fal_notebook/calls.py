@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fal_notebook import sse
-from fal_notebook.client import AsyncClient, Client, connect
+from fal_notebook.client import Client, connect
+from fal_notebook.control import AsyncClient
 from fal_notebook.errors import AppException, NotFoundError
 from fal_notebook.loop import Feed
 

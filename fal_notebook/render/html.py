@@ -77,24 +77,26 @@ def _head(progress: Progress) -> str:
 
 
 def _body(progress: Progress) -> str:
-    rows = [_ready(progress, progress.deployment)] if progress.deployment is not None else []
+    deployment = progress.deployment
+    is_ready = deployment is not None and deployment.is_success and progress.stage is Stage.SENT
+    rows = [_address(deployment)] if deployment is not None and is_ready else []
     rows.append(f'<div style="margin:2px 0">{_track(progress)}</div>')
     facts = [
         f'{escape(name)} <span style="{_MONO}">{escape(value)}</span>' for name, value in fact_lines(progress)
     ]
     rows += [f'<div style="margin:2px 0">{fact}</div>' for fact in facts]
+    if deployment is not None and is_ready:
+        rows.append(f'<div style="{_BLOCK}">{escape(curl(progress, deployment))}</div>')
     return f'<div style="{_PART}">{"".join(rows)}</div>'
 
 
-def _ready(progress: Progress, deployment: Deployment) -> str:
-    if not deployment.is_success or progress.stage is not Stage.SENT:
-        return ""
+def _address(deployment: Deployment) -> str:
     who = "public while it runs" if deployment.ephemeral else "public"
     said = who if deployment.auth is AuthMode.PUBLIC else "private: callers need your key"
     page = deployment.urls.playground
     return (
         f'<div style="margin:2px 0"><span style="{_MONO}">{escape(deployment.urls.run)}</span> <span style="opacity:.8">{said}</span>'
-        f' · <a href="{escape(page)}">Playground</a></div><div style="{_BLOCK}">{escape(curl(progress, deployment))}</div>'
+        f' · <a style="color:inherit" href="{escape(page)}">Playground</a></div>'
     )
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fal_notebook.client import AsyncClient, Client
+from fal_notebook.client import Client
 from fal_notebook.config import Key, Profile
+from fal_notebook.control import AsyncClient
 from fal_notebook.errors import AuthError, BackendError, FalError, MachineError, NotFoundError
 from fal_notebook.loop import Feed, Loop, private_loop
 from fal_notebook.places import Places

@@ -1,0 +1,310 @@
+"""The async core of the client: a backend's control API and calls of apps.
+
+Rules: what may be repeated is repeated through a restart of the backend (reads, uploads by hash), what may
+not is not; streams go on by number; foreign errors become ours here, with the address that was tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from fal_notebook import sse
+from fal_notebook.answers import failure, refused, unreachable
+from fal_notebook.config import Profile
+from fal_notebook.errors import AuthError, BackendError, NotFoundError, error_from_dict
+from fal_notebook.wire import (
+    AppDetail,
+    AppSummary,
+    Deployment,
+    DeployRequest,
+    Event,
+    Instance,
+    LogLine,
+    MachineType,
+    RunnerInfo,
+    SessionInfo,
+    SessionRequest,
+)
+
+__all__ = ["AsyncClient"]
+
+M = TypeVar("M", bound=BaseModel)
+
+RETRY_S = (0.1, 0.3, 0.6, 1.0, 2.0)
+"""Pauses before a repeatable call is tried again; a restarted backend answers within two seconds."""
+SILENCE_S = 25.0
+"""A stream is pinged every 10 s; after this silence it is opened again."""
+
+
+class AsyncClient:
+    """The async core. `transport` is for tests."""
+
+    def __init__(self, profile: Profile, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.profile = profile
+        self.address = profile.url or str(profile.places.api_socket)
+        key = profile.key
+        headers = {"authorization": key.authorization()} if key else {}
+        if transport is None and profile.is_embedded:
+            # No TLS on a unix socket; loading the authorities would cost more than all else here.
+            transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket), verify=False)
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            base_url=profile.url or "http://localhost",
+            headers=headers,
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
+        )
+
+    async def instance(self) -> Instance:
+        """Return who the backend is; the only question that needs no key."""
+        try:
+            return await self._get("/api/v1/instance", Instance)
+        except (NotFoundError, AuthError) as error:
+            raise BackendError(
+                f"{self.address} answers, but it is no fal-notebook backend.",
+                fix=f"Check {self.profile.source or 'the address'}.",
+                code="backend.foreign",
+            ) from error
+
+    async def upload(self, data: bytes) -> str:
+        """Store the bytes under their sha256, unless they are there, and return it."""
+        digest = hashlib.sha256(data).hexdigest()
+        head = await self._send("HEAD", f"/api/v1/blobs/{digest}")
+        if head.status_code == 404:
+            self._checked(await self._send("PUT", f"/api/v1/blobs/{digest}", content=data, timeout=600.0))
+        else:
+            self._checked(head)
+        return digest
+
+    async def upload_all(self, parts: Sequence[bytes]) -> None:
+        """Store several parts, one after the other."""
+        for part in parts:
+            await self.upload(part)
+
+    async def deploy(self, request: DeployRequest) -> Deployment:
+        """Begin a deployment; returns at once. Never repeated: a second one would be another act."""
+        answer = await self._send("POST", "/api/v1/deployments", body=request, repeatable=False)
+        return self._parsed(answer, Deployment)
+
+    async def deployment(self, deployment_id: str) -> Deployment:
+        """Return how far a deployment has come."""
+        return await self._get(f"/api/v1/deployments/{deployment_id}", Deployment)
+
+    async def cancel_deployment(self, deployment_id: str) -> None:
+        """Cancel a deployment; nothing of it is left."""
+        self._checked(await self._send("POST", f"/api/v1/deployments/{deployment_id}/cancel"))
+
+    async def apps(self, *, ephemeral: bool = False) -> list[AppSummary]:
+        """Return the apps of this account, temporary ones only when asked for."""
+        return await self._list("/api/v1/apps", "apps", AppSummary, {"ephemeral": "1"} if ephemeral else {})
+
+    async def app(self, alias: str) -> AppDetail:
+        """Return all that is known of one app. Raises: NotFoundError."""
+        return await self._get(f"/api/v1/apps/{alias}", AppDetail)
+
+    async def delete_app(self, alias: str) -> str | None:
+        """Delete an app, or stop a temporary one; returns its last revision. Raises: NotFoundError."""
+        answer = self._checked(await self._send("DELETE", f"/api/v1/apps/{alias}", repeatable=False))
+        revision = self._json(answer).get("revision")
+        return None if revision is None else str(revision)
+
+    async def runners(self, app: str | None = None) -> list[RunnerInfo]:
+        """Return live runners and the last few that ended."""
+        return await self._list("/api/v1/runners", "runners", RunnerInfo, {"app": app} if app else {})
+
+    async def stop_runner(self, runner_id: str) -> None:
+        """End a runner in order. Raises: NotFoundError."""
+        self._checked(await self._send("POST", f"/api/v1/runners/{runner_id}/stop"))
+
+    async def machines(self) -> list[MachineType]:
+        """Return the machine catalogue."""
+        return await self._list("/api/v1/machines", "machines", MachineType, {})
+
+    async def open_session(self, request: SessionRequest) -> SessionInfo:
+        """Open the session of this process; on the private socket the backend watches the process itself."""
+        return self._parsed(
+            await self._send("POST", "/api/v1/sessions", body=request, repeatable=False), SessionInfo
+        )
+
+    async def close_session(self, session_id: str) -> None:
+        """End a session and the temporary apps that it owns."""
+        self._checked(await self._send("DELETE", f"/api/v1/sessions/{session_id}"))
+
+    async def hold_session(self, session_id: str) -> AsyncIterator[None]:
+        """Keep a session over TCP, where the backend cannot watch the process; yields at each ping."""
+        async for _ in self._stream(f"/api/v1/sessions/{session_id}/hold", {}):
+            yield None
+
+    async def call(
+        self,
+        endpoint_id: str,
+        arguments: Any,
+        *,
+        path: str = "/",
+        method: str = "POST",
+        timeout_s: float = 600.0,
+    ) -> httpx.Response:
+        """Call an endpoint of an app (`owner/alias`) and return the app's own answer, whatever its status."""
+        try:
+            return await self._http.request(
+                method,
+                _call_path(endpoint_id, path),
+                json=arguments,
+                timeout=httpx.Timeout(timeout_s, connect=5.0),
+            )
+        except httpx.TransportError as error:
+            raise unreachable(error, self.profile, self.address) from error
+
+    @asynccontextmanager
+    async def open_call(
+        self, endpoint_id: str, arguments: Any, *, path: str
+    ) -> AsyncIterator[httpx.Response]:
+        """Call an endpoint and give its answer unread; leaving ends the call."""
+        timeout = httpx.Timeout(600.0, connect=5.0)
+        try:
+            async with self._http.stream(
+                "POST", _call_path(endpoint_id, path), json=arguments, timeout=timeout
+            ) as answer:
+                yield answer
+        except httpx.TransportError as error:
+            raise unreachable(error, self.profile, self.address) from error
+
+    async def events(self, after: int, *, app: str | None = None) -> AsyncIterator[Event]:
+        """Yield events after that number as they come, for ever, through restarts of the backend.
+
+        An event of kind `reset` says that numbers were missed: load the state again.
+        """
+        last = after
+        while True:
+            params = {"after": str(last)} | ({"app": app} if app else {})
+            async for message in self._stream("/api/v1/events", params):
+                event = Event.model_validate_json(message.data)
+                last = max(last, event.n)
+                yield event
+            await asyncio.sleep(RETRY_S[0])
+
+    async def logs(self, params: dict[str, str], *, follow: bool, after: int = 0) -> AsyncIterator[LogLine]:
+        """Yield log lines of an app or a runner (params: app, runner, request, limit)."""
+        async for line in self._lines("/api/v1/logs", params, follow=follow, after=after):
+            yield line
+
+    async def read_logs(self, params: dict[str, str]) -> list[LogLine]:
+        """Return the log lines that there are now."""
+        return [line async for line in self.logs(params, follow=False)]
+
+    async def build_log(self, image_hash: str, *, follow: bool, after: int = 0) -> AsyncIterator[LogLine]:
+        """Yield the lines of an image's build."""
+        async for line in self._lines(f"/api/v1/images/{image_hash}/log", {}, follow=follow, after=after):
+            yield line
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _lines(
+        self, path: str, params: dict[str, str], *, follow: bool, after: int
+    ) -> AsyncIterator[LogLine]:
+        offset = after
+        while True:
+            query = params | {"after": str(offset), "follow": "1" if follow else "0"}
+            async for message in self._stream(path, query):
+                if message.event == "end":
+                    return
+                line = LogLine.model_validate_json(message.data)
+                offset = line.offset
+                yield line
+            if not follow:
+                return
+            await asyncio.sleep(RETRY_S[1])
+
+    async def _stream(self, path: str, params: dict[str, str]) -> AsyncIterator[sse.ServerEvent]:
+        """Yield one connection's events to its end; a cut connection ends it, a refusal raises."""
+        decoder = sse.Decoder()
+        timeout = httpx.Timeout(5.0, read=SILENCE_S)
+        try:
+            async with self._http.stream("GET", path, params=params, timeout=timeout) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    self._checked(answer)
+                async for chunk in answer.aiter_bytes():
+                    for message in decoder.feed(chunk):
+                        if message.event == "error":
+                            raise error_from_dict(json.loads(message.data)["error"])
+                        yield message
+        except httpx.TransportError:
+            # The caller opens it again from its last number; a backend that stays away shows in plain calls.
+            return
+
+    async def _get(self, path: str, model: type[M], params: dict[str, str] | None = None) -> M:
+        return self._parsed(await self._send("GET", path, params=params), model)
+
+    async def _list(self, path: str, name: str, model: type[M], params: dict[str, str]) -> list[M]:
+        answer = self._checked(await self._send("GET", path, params=params))
+        try:
+            return [model.model_validate(item) for item in self._json(answer)[name]]
+        except (KeyError, TypeError, ValidationError) as error:
+            raise failure(self.address, f"an unexpected answer to {path}") from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        content: bytes | None = None,
+        params: dict[str, str] | None = None,
+        timeout: float | None = None,
+        repeatable: bool = True,
+    ) -> httpx.Response:
+        data = body.model_dump_json().encode() if body is not None else content
+        headers = {"content-type": "application/json"} if body is not None else {}
+        pauses = iter(RETRY_S)
+        while True:
+            try:
+                return await self._http.request(
+                    method,
+                    path,
+                    content=data,
+                    params=params,
+                    headers=headers,
+                    timeout=httpx.Timeout(timeout, connect=5.0) if timeout else httpx.USE_CLIENT_DEFAULT,
+                )
+            except httpx.TransportError as error:
+                pause = next(pauses, None)
+                # Refused at the door is final: the supervisor holds the door open while a backend restarts.
+                if not repeatable or pause is None or isinstance(error, httpx.ConnectError):
+                    raise unreachable(error, self.profile, self.address) from error
+                await asyncio.sleep(pause)
+
+    def _parsed(self, answer: httpx.Response, model: type[M]) -> M:
+        checked = self._checked(answer)
+        try:
+            return model.model_validate_json(checked.content)
+        except ValidationError as error:
+            raise failure(self.address, f"an unexpected answer to {answer.request.url.path}") from error
+
+    def _checked(self, answer: httpx.Response) -> httpx.Response:
+        if answer.status_code >= 300:
+            raise refused(answer, self.profile, self.address)
+        return answer
+
+    def _json(self, answer: httpx.Response) -> dict[str, Any]:
+        try:
+            found = answer.json()
+        except ValueError as error:
+            raise failure(self.address, "an answer that is not JSON") from error
+        if not isinstance(found, dict):
+            raise failure(self.address, "an answer that is not an object")
+        return found
+
+
+def _call_path(endpoint_id: str, path: str) -> str:
+    return f"/run/{endpoint_id}" + ("" if path == "/" else "/" + path.lstrip("/"))
