@@ -293,12 +293,26 @@ def setting(cls: type[App], name: str) -> Any:
 
 def endpoints_of(cls: type) -> Iterator[tuple[str, Callable[..., Any], EndpointMark]]:
     """Yield name, function and mark of each endpoint in the order of definition, parents first."""
-    names = dict.fromkeys(name for klass in reversed(cls.__mro__) for name in vars(klass))
+    names = dict.fromkeys(
+        name for klass in reversed(cls.__mro__) for name in sorted(vars(klass), key=_line(klass))
+    )
     for name in names:
         func = inspect.getattr_static(cls, name, None)
         mark = getattr(func, _MARK, None) if inspect.isfunction(func) else None
         if func is not None and mark is not None:
             yield name, func, mark
+
+
+def _line(cls: type) -> Callable[[str], int]:
+    """Order a class's attributes by where they stand: unpickling has sorted them by name."""
+
+    def line(name: str) -> int:
+        func = vars(cls)[name]
+        if not inspect.isfunction(func):
+            return 0
+        return int(getattr(inspect.unwrap(func), "__code__", func.__code__).co_firstlineno)
+
+    return line
 
 
 def not_built(cls: type[App], *, provenance: Provenance | None = None) -> list[NotBuiltError]:

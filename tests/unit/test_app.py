@@ -228,13 +228,13 @@ def test_unbuilt_functions_say_so_when_called() -> None:
 
 def test_settings_of_this_release_are_not_refused() -> None:
     class Fine(App, resolver="uv"):
-        requirements = [["numpy"], ["--no-deps", "scipy"]]
-        machine_type = ["S", "M"]
+        requirements = [["numpy"], ["--no-deps", "scipy"]]  # noqa: RUF012 (as users write it)
+        machine_type = ["S", "M"]  # noqa: RUF012 (as users write it)
         app_auth = "public"
         kind = "virtualenv"
         python_version = f"{sys.version_info.major}.{sys.version_info.minor}"
         max_multiplexing = 4
-        local_python_modules = ["x"]
+        local_python_modules = ["x"]  # noqa: RUF012 (as users write it)
         termination_grace_period_seconds = 3
 
     assert not_built(Fine) == []

@@ -20,11 +20,13 @@ FACE = [
     "RequestContext",
     "__version__",
     "cached",
+    "call",
     "endpoint",
     "function",
     "isolated",
     "load_ipython_extension",
     "realtime",
+    "stream",
     "unload_ipython_extension",
 ]
 

@@ -224,8 +224,8 @@ def test_document_has_fals_additions() -> None:
 
 def test_spec_says_all_of_the_class() -> None:
     class Full(fal.App, name="full", keep_alive=5):
-        requirements = ["numpy"]
-        machine_type = ["S", "M"]
+        requirements = ["numpy"]  # noqa: RUF012 (as users write it)
+        machine_type = ["S", "M"]  # noqa: RUF012 (as users write it)
         app_auth = "public"
         max_multiplexing = 3
         termination_grace_period_seconds = 9
