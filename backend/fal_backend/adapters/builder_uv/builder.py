@@ -245,26 +245,27 @@ class UvBuilder:
             return IndexSettings()
 
 
-def _steps(spec: BuildSpec, root: Path) -> list[list[str]]:
-    """Return the arguments of each installation; the runtime's needs are resolved with the first layer.
+_APART = ("--no-deps", "--index-url", "--pre", "--no-binary", "--only-binary")
+"""Flags that would change where the runtime's needs come from, or whether they are looked at."""
 
-    Unless that layer's flags would change where they come from: then they go before it. Later layers
-    must leave them as they are.
+
+def _steps(spec: BuildSpec, root: Path) -> list[list[str]]:
+    """Return the arguments of each installation; the runtime's needs are part of each resolution.
+
+    A layer whose flags would touch them goes after them, and is only held to leave them as they are.
     """
-    layers = [parse_layer(lines) for lines in spec.requirements]
-    steps: list[list[str]] = []
     needs = list(spec.runtime_requirements)
-    if not layers or layers[0].flags:
-        steps.append(needs)
-        needs = []
     constraints = root / "runtime.txt"
-    for layer in layers:
-        keep = [] if needs else ["--constraint", str(constraints)]
-        steps.append([*layer.flags, *keep, *layer.requirements, *needs])
-        needs = []
-    if len(steps) > 1:
-        constraints.write_text("".join(f"{need}\n" for need in spec.runtime_requirements))
-    return steps
+    steps: list[list[str]] = []
+    for layer in (parse_layer(lines) for lines in spec.requirements):
+        if not any(layer.has(flag) for flag in _APART):
+            steps.append([*layer.flags, *layer.requirements, *needs])
+            continue
+        if not steps:
+            steps.append(needs)
+        constraints.write_text("".join(f"{need}\n" for need in needs))
+        steps.append([*layer.flags, "--constraint", str(constraints), *layer.requirements])
+    return steps or [needs]
 
 
 def _next_generation(folder: Path) -> int:
