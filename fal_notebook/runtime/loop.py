@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 __all__ = ["Loop", "Timer"]
 
@@ -118,12 +117,15 @@ class Loop:
 
     def _serve(self, key: selectors.SelectorKey, events: int) -> None:
         read, write = key.data
-        if events & READ and read:
+        if events & READ and read and self._is_current(key):
             read()
-        # The reader may have closed this descriptor, and another may have taken its number.
-        now: Any = self._selector.get_map().get(key.fd)
-        if events & WRITE and write and now is not None and now.data is key.data:
+        if events & WRITE and write and self._is_current(key):
             write()
+
+    def _is_current(self, key: selectors.SelectorKey) -> bool:
+        """Say whether it is still watched so: a callback before may have closed it, and another taken its number."""
+        now = self._selector.get_map().get(key.fd)
+        return now is not None and now.data is key.data
 
     def _wait_s(self) -> float | None:
         while self._timers and self._timers[0].act is None:

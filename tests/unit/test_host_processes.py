@@ -65,6 +65,26 @@ def test_a_callback_that_raises_is_printed_and_the_loop_goes_on(capfd: pytest.Ca
     assert capfd.readouterr().err.count("ValueError: a bug") == 1
 
 
+def test_a_descriptor_that_another_callback_closed_is_not_served() -> None:
+    loop, served = Loop(), []
+    pipes = [os.pipe() for _ in range(2)]
+
+    def close_both() -> None:
+        served.append(1)
+        for r, w in pipes:
+            loop.forget(r)
+            os.close(r)
+            os.close(w)
+        loop.after(0.0, loop.stop)
+
+    for r, w in pipes:
+        os.write(w, b"x")
+        loop.watch(r, read=close_both)
+    loop.run()
+    loop.close()
+    assert served == [1]
+
+
 def test_signals_are_handled_between_callbacks() -> None:
     loop = Loop()
     before = signal.getsignal(signal.SIGUSR1)
