@@ -175,6 +175,14 @@ class Protocol(HttpToolsProtocol):
             front: Front = self.config.loaded_app
             front.calls.cancel(call)
 
+    def on_response_complete(self) -> None:
+        """Go on without a keep-alive timer: only the gateway connects here, and it keeps its connections."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+
 
 class Server(uvicorn.Server):
     """uvicorn's server without its clock and its signal handlers."""
