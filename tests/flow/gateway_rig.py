@@ -158,8 +158,11 @@ class Rig:
         return self.dispatch.load("rev1")
 
     async def call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False) as client:
+        async with self.client() as client:
             return await client.request(method, path, **kwargs)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
 
     async def talk(self, *parts: bytes, read_to_end: bool = True) -> bytes:
         """Send raw bytes, part by part, and return all that comes until the connection closes."""
@@ -213,6 +216,10 @@ async def rig(limits: Limits | None = None) -> AsyncIterator[Rig]:
             server.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await server
+            for info in running.dispatch.routes():
+                for runner_id in running.dispatch.load(info.revision).runners:
+                    running.dispatch.cut_runner(runner_id)
+            await asyncio.sleep(0.01)  # uvloop cannot close while a transport is open
 
 
 def body_of(answer: bytes) -> Any:

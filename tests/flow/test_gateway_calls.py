@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 
-import httpx
 import pytest
 
 from fal_notebook.wire import AuthMode
@@ -111,12 +110,14 @@ async def test_chunks_of_a_stream_come_as_they_are_made() -> None:
     async with rig() as house:
         house.route()
         await house.runner()
-        async with httpx.AsyncClient(base_url=house.url, trust_env=False) as client:
-            # the generator would take a minute; its first chunk is here long before
-            async with client.stream("GET", "/run/me/app/stream?n=600&pause=0.1") as answer:
-                chunks = answer.aiter_bytes()
-                assert await asyncio.wait_for(anext(chunks), 10) == b"data: 0\n\n"
-                assert answer.headers["content-type"] == "text/event-stream"
+        # the generator would take a minute; its first chunk is here long before
+        async with (
+            house.client() as client,
+            client.stream("GET", "/run/me/app/stream?n=600&pause=0.1") as answer,
+        ):
+            chunks = answer.aiter_bytes()
+            assert await asyncio.wait_for(anext(chunks), 10) == b"data: 0\n\n"
+            assert answer.headers["content-type"] == "text/event-stream"
         house.runners["r-1"].control.may_answer.set()
 
 

@@ -105,9 +105,9 @@ async def test_a_caller_that_leaves_a_stream_stops_it() -> None:
         house.route()
         runner = await house.runner()
         runner.control.may_answer.set()
-        async with httpx.AsyncClient(base_url=house.url, trust_env=False) as client:
-            async with client.stream("GET", "/run/me/app/stream?n=100000&pause=0.01") as answer:
-                await anext(answer.aiter_bytes())
+        url = "/run/me/app/stream?n=100000&pause=0.01"
+        async with house.client() as client, client.stream("GET", url) as answer:
+            await anext(answer.aiter_bytes())
         await eventually("the cancel", lambda: len(runner.control.cancelled) == 1)
         await in_flight(house, 0)
 
