@@ -1,0 +1,196 @@
+"""What `%fal` and `%%fal_app` do: run the cell, find its Apps, call the registry's commands, show what comes of it.
+
+Rules: synchronous with short waits, so that Interrupt works at once; the user's code runs in the user's
+namespace with its own line numbers and Python's own tracebacks; a failure raises, so that headless runs
+stop at the cell, and shows no frames of ours.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from typing import Any
+
+from fal_notebook import render
+from fal_notebook.app import App
+from fal_notebook.client import connect
+from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.deploy import AppArguments, run_target
+from fal_notebook.commands.reference import is_file_reference, load, own_apps
+from fal_notebook.commands.registry import HelpWanted, find, nearest, parse
+from fal_notebook.commands.results import Checked, Shipped
+from fal_notebook.config import resolve
+from fal_notebook.errors import AppError, FalError, UsageError
+from fal_notebook.notebook import kernel
+from fal_notebook.notebook.output import Card, show
+from fal_notebook.notebook.overview import APP_SUMMARY, DOOR, overview
+from fal_notebook.notebook.provenance import Cells
+from fal_notebook.notebook.source import bound_names, class_names
+from fal_notebook.wire import LogLine
+
+__all__ = ["Door"]
+
+
+class Door:
+    """The commands of one shell."""
+
+    def __init__(self, shell: Any, cells: Cells) -> None:
+        self.shell = shell
+        self.cells = cells
+
+    def fal_app(self, line: str, cell: str) -> None:
+        """Run the cell and put each App that it defines under a temporary URL; `%%fal_app --help` lists flags."""
+        try:
+            args = parse("%%fal_app", APP_SUMMARY, AppArguments, _words(line))
+        except HelpWanted as help_:
+            _write(str(help_))
+            return
+        except FalError as error:
+            raise _clean(error, is_shown=False) from None
+        apps = self._defined(line, cell)
+        if args.app_name and len(apps) > 1:
+            several = UsageError(
+                "--app-name names one App, and the cell defines several.", fix="Use `app_name` in each class."
+            )
+            raise _clean(several, is_shown=False)
+        for cls in apps:
+            self._ship(cls, args)
+
+    def fal(self, line: str) -> None:
+        card = Card(is_kernel=kernel.is_kernel(self.shell))
+        try:
+            result = self._command(_words(line), card)
+        except HelpWanted as help_:
+            _write(str(help_))
+            return
+        except FalError as error:
+            raise _clean(error, is_shown=card.is_shown) from None
+        if result is not None and not isinstance(result, Shipped):
+            show(result)
+
+    def _command(self, words: list[str], card: Card) -> Any:
+        if not words:
+            raise HelpWanted(overview() + "\n")
+        entry, rest = find(words, door=DOOR)
+        command = entry.load()
+        arguments = parse(f"%fal {entry.name}", entry.summary, command.arguments, rest)
+        return command.run(arguments, self.context(card))
+
+    def _ship(self, cls: type[App], args: AppArguments) -> None:
+        card = Card(is_kernel=kernel.is_kernel(self.shell))
+        try:
+            result = run_target(self._target(cls), args, self.context(card))
+        except FalError as error:
+            raise _clean(error, is_shown=card.is_shown) from None
+        if isinstance(result, Checked):
+            show(result)
+
+    def context(self, card: Card) -> Context:
+        """Return what this notebook lends to a command."""
+        profile = resolve()
+        return Context(
+            door=DOOR,
+            profile=profile,
+            connect=lambda: connect(profile, say=_say),
+            find_app=self._find_app,
+            report=card.report,
+            say=_say,
+            emit=_emit,
+            hold=_hold,
+            session=kernel.session_request(),
+            dev_suffix=lambda name: kernel.dev_suffix(self.shell, name),
+            notebook=kernel.notebook_name(),
+        )
+
+    def _defined(self, line: str, cell: str) -> list[type[App]]:
+        """Run the cell in the user's namespace and return the new App classes, in order."""
+        # The magic's own line stays as a comment, so that lines count as the person sees them.
+        text = f"# %%fal_app {line}\n{cell}"
+        space = self.shell.user_ns
+        before = {id(item) for item in own_apps(space).values()}
+        current = self.cells.current
+        kernel.run_cell(self.shell, text, current.execution_count if current else self.shell.execution_count)
+        names = [*class_names(text), *sorted(bound_names(text) - set(class_names(text)))]
+        apps = own_apps({name: space[name] for name in names if name in space})
+        new = list({id(cls): cls for cls in apps.values() if id(cls) not in before}.values())
+        bases = {base for cls in new for base in cls.__mro__[1:]}
+        leaves = [cls for cls in new if cls not in bases]
+        if not leaves:
+            error = AppError(
+                "The cell defines no App.",
+                fix="Write a class that inherits from `fal.App` in it, or leave out `%%fal_app`.",
+                code="app.none",
+            )
+            raise _clean(error, is_shown=False)
+        return leaves
+
+    def _target(self, cls: type[App]) -> Target:
+        return Target(
+            cls,
+            provenance=self.cells,
+            source=self.cells.class_source(cls),
+            cell=self.cells.cell_of_class(cls),
+        )
+
+    def _find_app(self, ref: str) -> Target:
+        if is_file_reference(ref):
+            return load(ref)
+        item = self.shell.user_ns.get(ref)
+        if isinstance(item, type) and issubclass(item, App) and item is not App:
+            return self._target(item)
+        names = list(own_apps(self.shell.user_ns))
+        if item is not None:
+            raise UsageError(f"`{ref}` is {_article(item)}, not an App class.", fix=_have(names))
+        like = nearest(ref, names)
+        raise UsageError(
+            f"There is no App `{ref}` in this notebook.",
+            fix=f"Did you mean `{like[0]}`?" if like else _have(names),
+        )
+
+
+def _clean(error: FalError, *, is_shown: bool) -> FalError:
+    """Let IPython show the error without frames; whole where no card has told it already."""
+    text = f"{type(error).__name__}: {error}" if is_shown else render.error_text(error)
+    # IPython asks the instance for its own traceback lines.
+    vars(error)["_render_traceback_"] = lambda: text.splitlines()
+    return error
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError as error:
+        raise _clean(
+            UsageError(f"The line cannot be read: {error}.", fix="Check its quotes."), is_shown=False
+        ) from None
+
+
+def _have(names: list[str]) -> str:
+    return (
+        f"Apps here: {', '.join(names)}." if names else "Define a class that inherits from `fal.App` first."
+    )
+
+
+def _article(item: object) -> str:
+    name = type(item).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _say(text: str) -> None:
+    _write(text + "\n")
+
+
+def _emit(line: LogLine) -> None:
+    _write(render.log_line(line) + "\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _hold() -> None:
+    """Wait until the person interrupts."""
+    while True:
+        time.sleep(0.5)
