@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -251,19 +252,13 @@ async def _raw(scope: Any, receive: Any, send: Any) -> None:
 _LARGE = b"x" * DOWNLOAD
 
 
-@dataclass(frozen=True)
-class _Known:
-    account: str
+def _auth() -> Any:
+    """Return the backend's own judge of keys, with one key."""
+    from fal_backend.api.auth import Auth
+    from fal_backend.domain.records import Account, ApiKey
 
-
-class _Keys:
-    """Stands in for the store's keys: known ones by their header, as the real one remembers them."""
-
-    def __init__(self) -> None:
-        self._known = {KEY: _Known("bench")}
-
-    def principal(self, authorization: bytes | None) -> _Known | None:
-        return None if authorization is None else self._known.get(authorization)
+    secret = hashlib.sha256(b"secret").hexdigest()
+    return Auth([Account("bench", "bench", 0)], [ApiKey("fk_bench", "bench", secret, "ADMIN", 0)])
 
 
 async def _serve_gateway(folder: str) -> None:
@@ -281,7 +276,7 @@ async def _serve_gateway(folder: str) -> None:
         dispatch.open_runner(f"rev-{alias}", f"r-{alias}", f"{folder}/{alias}.sock", f"{folder}/none", 32)
     tcp = _tcp()
     port = tcp.getsockname()[1]
-    edge = Edge(Gateway(dispatch, _Keys()), _raw, _raw, url=f"http://127.0.0.1:{port}", ready=lambda: True)
+    edge = Edge(Gateway(dispatch, _auth()), _raw, _raw, url=f"http://127.0.0.1:{port}", ready=lambda: True)
     print(port, flush=True)
     await serve(edge, tcp=tcp, api=None)
 

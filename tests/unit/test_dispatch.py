@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fal_backend.domain.request import Failure, Refusal
+from fal_backend.services.dispatch import Dispatch, Door, Route, RouteInfo, Waiter
+
+from fal_notebook.wire import AuthMode
+
+
+class House:
+    """A dispatch and what it was heard to say."""
+
+    def __init__(self) -> None:
+        self.demands: list[str] = []
+        self.verdicts: list[tuple[str, str]] = []
+        self.drained: list[str] = []
+        self.dispatch = Dispatch(
+            self.demands.append,
+            lambda runner, reason: self.verdicts.append((runner, reason)),
+            self.drained.append,
+        )
+
+    def route(self, alias: str = "app", revision: str = "rev") -> Route:
+        self.dispatch.set_route(RouteInfo("me", alias, "acc", AuthMode.PUBLIC, revision))
+        found = self.dispatch.find(f"me/{alias}".encode())
+        assert found is not None
+        return found
+
+    def open(self, runner: str = "r-1", revision: str = "rev", width: int = 1) -> None:
+        self.dispatch.open_runner(revision, runner, "/none", "/none", width)
+
+    def wait(self, route: Route, timeout_s: float = 30.0, **kwargs: Any) -> Waiter:
+        start_by = asyncio.get_running_loop().time() + timeout_s
+        return self.dispatch.wait(route, start_by, Failure.STARTUP_TIMEOUT, **kwargs)
+
+    def admit(self, route: Route) -> Door:
+        door = self.dispatch.admit(route)
+        assert door is not None
+        return door
+
+
+async def test_a_slot_is_given_at_once_unless_somebody_waits() -> None:
+    house = House()
+    route = house.route()
+    house.open()
+    door = house.admit(route)
+    waiter = house.wait(route)
+    assert house.demands == ["rev"]
+    house.open("r-2")
+    assert (await waiter.turn).runner_id == "r-2"
+    assert house.dispatch.admit(route) is None
+    house.dispatch.release(door)
+    assert house.admit(route) is door
+
+
+async def test_those_that_wait_are_not_asked_for_again_at_each_release() -> None:
+    house = House()
+    route = house.route()
+    house.open()
+    door = house.admit(route)
+    waiters = [house.wait(route) for _ in range(3)]
+    assert len(house.demands) == 3
+    house.dispatch.release(door)
+    assert waiters[0].turn.done()
+    assert len(house.demands) == 3
+
+
+async def test_a_waiter_fails_when_its_time_is_up() -> None:
+    house = House()
+    waiter = house.wait(house.route(), timeout_s=0.01)
+    with pytest.raises(Refusal) as refused:
+        await waiter.turn
+    assert refused.value.error_type == "startup_timeout"
+    assert house.dispatch.load("rev").waiting == 0
+
+
+async def test_one_that_was_sent_back_stands_before_the_others() -> None:
+    house = House()
+    route = house.route()
+    first, returner = house.wait(route), house.wait(route, at_head=True)
+    house.open()
+    assert returner.turn.done()
+    assert not first.turn.done()
+    house.dispatch.release(await returner.turn)
+    assert first.turn.done()
+
+
+async def test_leaving_after_ones_turn_has_come_keeps_the_slot() -> None:
+    house = House()
+    route = house.route()
+    waiter = house.wait(route)
+    house.open()
+    house.dispatch.leave(waiter)
+    assert house.dispatch.load("rev").running == 1
+    house.dispatch.release(await waiter.turn)
+
+
+async def test_a_closed_runner_is_drained_when_its_last_call_ends() -> None:
+    house = House()
+    route = house.route()
+    house.open(width=2)
+    one, two = house.admit(route), house.admit(route)
+    house.dispatch.close_runner("r-1")
+    house.dispatch.release(one)
+    await asyncio.sleep(0)
+    assert house.drained == []
+    house.dispatch.release(two)
+    await asyncio.sleep(0)
+    assert house.drained == ["r-1"]
+    assert house.dispatch.admit(route) is None
+    assert house.dispatch.load("rev").runners == {}
+
+
+async def test_an_idle_runner_is_drained_at_once_and_only_once() -> None:
+    house = House()
+    house.route()
+    house.open()
+    house.dispatch.close_runner("r-1")
+    house.dispatch.close_runner("r-1")
+    await asyncio.sleep(0)
+    assert house.drained == ["r-1"]
+
+
+async def test_a_condemned_runner_takes_no_more_calls_and_others_are_asked_for() -> None:
+    house = House()
+    route = house.route()
+    house.open()
+    door = house.admit(route)
+    waiter = house.wait(route)
+    house.dispatch.condemn(door, "answer_503")
+    house.dispatch.condemn(door, "answer_503")
+    house.dispatch.release(door)
+    assert house.verdicts == [("r-1", "answer_503")]
+    assert house.demands == ["rev", "rev"]
+    assert not waiter.turn.done()
+    house.dispatch.cut_runner("r-1")
+    house.open("r-2")
+    assert (await waiter.turn).runner_id == "r-2"
+
+
+async def test_a_runner_that_sends_a_call_back_rests_and_is_broken_after_twenty_times() -> None:
+    house = House()
+    route = house.route()
+    house.open()
+    for times in range(1, 20):
+        door = house.admit(route)
+        door.busy_streak = 0
+        house.dispatch.send_back(door, times)
+        assert house.dispatch.admit(route) is None
+        await asyncio.sleep(0.005)
+    assert house.verdicts == []
+    assert house.dispatch.load("rev").served == 0
+    house.dispatch.send_back(house.admit(route), 20)
+    assert house.verdicts == [("r-1", "broken")]
+
+
+async def test_dropping_an_app_leaves_the_others_of_its_revision_in_line() -> None:
+    house = House()
+    one, two = house.route("one"), house.route("two")
+    gone, stays = house.wait(one), house.wait(two)
+    house.dispatch.drop_route("me", "one")
+    with pytest.raises(Refusal, match="'one' not found"):
+        await gone.turn
+    assert not stays.turn.done()
+    assert [info.alias for info in house.dispatch.routes()] == ["two"]
+    with pytest.raises(Refusal):
+        house.wait(one)
+    house.dispatch.drop_route("me", "two")
+    with pytest.raises(Refusal):
+        await stays.turn
+
+
+async def test_lanes_that_nothing_needs_are_forgotten() -> None:
+    house = House()
+    for n in range(50):
+        house.route(revision=f"rev{n}")
+        house.open(f"r-{n}", f"rev{n}")
+        house.dispatch.cut_runner(f"r-{n}")
+    assert list(house.dispatch._lanes) == ["rev49"]
