@@ -15,7 +15,6 @@ import dataclasses
 import enum
 import functools
 import hashlib
-import inspect
 import io
 import pickle
 import struct
@@ -33,6 +32,9 @@ __all__ = ["Fingerprint", "fingerprint", "is_by_reference"]
 
 _PLAIN_LENGTH = 512
 """From this length on a container of plain data is hashed at C speed; sharing inside it then does not count."""
+
+_DIRECT = 4096
+"""Parts from this size on, or so many parts, go to the hash at once."""
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 _SKIPPED = {
@@ -120,12 +122,15 @@ class _Walker:
         self.found = found
         self.is_doubtful = False
         self._hash = hashlib.sha256()
+        self._parts: list[bytes | memoryview] = []
         self._seen = {} if seen is None else seen
         self._kept: list[Any] = []
         """Temporary objects of reductions, kept so that no id is used twice."""
         self._path: list[str] = []
 
     def finish(self) -> Fingerprint:
+        self._hash.update(b"".join(self._parts))
+        self._parts.clear()
         self.found.digest = self._hash.hexdigest()
         return self.found
 
@@ -148,9 +153,18 @@ class _Walker:
             self._other(value)
 
     def _put(self, tag: bytes, data: bytes | memoryview = b"") -> None:
-        self._hash.update(tag + struct.pack("<q", len(data)))
+        size = len(data)
+        self.found.size_bytes += size + 2
+        self._parts.append(b"%b%d:" % (tag, size))
+        if size < _DIRECT:
+            self._parts.append(data)
+            if len(self._parts) < _DIRECT:
+                return
+            data = b""
+        # many small parts are joined first: each call into the hash costs more than they do
+        self._hash.update(b"".join(self._parts))
+        self._parts.clear()
         self._hash.update(data)
-        self.found.size_bytes += len(data) + 2
 
     def _scalar(self, kind: type, value: Any) -> None:
         if kind is str:
@@ -320,11 +334,8 @@ class _Walker:
     # everything else
 
     def _other(self, value: Any) -> None:
-        for test, handler in _TESTS:
-            if test(value):
-                handler(self, value)
-                return
-        self._reduce(value)
+        kind: type = type(value)
+        (_handler_of(kind) or _Walker._reduce)(self, value)
 
     def _enum_member(self, value: enum.Enum) -> None:
         self._put(b"E", value.name.encode() if value.name else b"")
@@ -354,12 +365,16 @@ class _Walker:
         import numpy as np
 
         self.found.packages.add("numpy")
-        self._put(b"A", f"{type(array).__name__} {array.dtype.descr} {array.shape}".encode())
+        self._put(b"A", f"{_dtype_text(array.dtype)} {array.shape}".encode())
         if array.dtype.hasobject:
             for item in array.ravel().tolist():
                 self.visit(item)
         elif array.dtype.names:
-            # field by field: the padding between fields is whatever was in memory
+            # without the padding between fields, which is whatever was in memory
+            packed = _packed(array.dtype)
+            if packed is not None:
+                self._put(b"D", np.ascontiguousarray(array.astype(packed)).reshape(-1).view(np.uint8).data)
+                return
             for name in array.dtype.names:
                 self._array(np.asarray(array[name]))
         else:
@@ -487,44 +502,40 @@ _HANDLERS: dict[type, _Handler] = {
 }
 
 
-def _is_numpy(value: Any) -> bool:
-    return (
-        type(value).__module__.partition(".")[0] == "numpy"
-        and hasattr(value, "dtype")
-        and hasattr(value, "ravel")
-    )
+@functools.lru_cache(maxsize=256)
+def _dtype_text(dtype: Any) -> str:
+    return str(dtype.descr)
 
 
-def _is_array(value: Any) -> bool:
-    return (
-        _is_numpy(value)
-        and hasattr(value, "__array_interface__")
-        and type(value).__name__ in ("ndarray", "memmap")
-    )
+@functools.lru_cache(maxsize=256)
+def _packed(dtype: Any) -> Any:
+    """Return a structured type without padding; None where a field is structured itself."""
+    import numpy as np
+
+    fields = [(name, dtype.fields[name][0]) for name in dtype.names]
+    return None if any(kind.names or kind.subdtype for _, kind in fields) else np.dtype(fields)
 
 
-def _is_tensor(value: Any) -> bool:
-    return (
-        type(value).__module__.partition(".")[0] == "torch"
-        and hasattr(value, "requires_grad")
-        and hasattr(value, "dtype")
-    )
+@functools.lru_cache(maxsize=512)
+def _handler_of(kind: type) -> _Handler | None:
+    """Return how objects of a type are walked; None: by what they reduce to."""
+    home = kind.__module__.partition(".")[0]
+    if issubclass(kind, type):
+        return _Walker._class
+    for base, handler in _BASES:
+        if issubclass(kind, base):
+            return handler
+    if kind.__module__ in ("_thread", "threading") and kind.__name__ in ("lock", "RLock", "_RLock"):
+        return _Walker._lock
+    if home == "numpy" and kind.__name__ in ("ndarray", "memmap"):
+        return _Walker._array
+    if home == "torch" and hasattr(kind, "requires_grad") and hasattr(kind, "dtype"):
+        return _Walker._tensor
+    return None
 
 
-def _is_lock(value: Any) -> bool:
-    return type(value).__module__ in ("_thread", "threading") and type(value).__name__ in (
-        "lock",
-        "RLock",
-        "_RLock",
-    )
-
-
-_TESTS: list[tuple[Callable[[Any], bool], _Handler]] = [
-    (inspect.isclass, _Walker._class),
-    (lambda value: isinstance(value, enum.Enum), _Walker._enum_member),
-    (lambda value: isinstance(value, types.ModuleType), _Walker._module),
-    (lambda value: isinstance(value, io.IOBase), _Walker._file),
-    (_is_lock, _Walker._lock),
-    (_is_array, _Walker._array),
-    (_is_tensor, _Walker._tensor),
+_BASES: list[tuple[type, _Handler]] = [
+    (enum.Enum, _Walker._enum_member),
+    (types.ModuleType, _Walker._module),
+    (io.IOBase, _Walker._file),
 ]
