@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
-from jupyter_server.base.handlers import APIHandler
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 from tornado.iostream import StreamClosedError
@@ -277,7 +277,7 @@ class ProxyHandler(_Handler):
         self._upstream = asyncio.create_task(self._open(target, method, f"/{path}{query}"))
 
     def _raw_path(self) -> str:
-        prefix = url_path_join(self.base_url, "fal", "i", "")
+        prefix = url_path_join(self.base_url, "fal", "i").rstrip("/") + "/"
         return self.request.path.removeprefix(prefix).partition("/")[2]
 
     async def data_received(self, chunk: bytes) -> None:
@@ -366,6 +366,8 @@ class ProxyHandler(_Handler):
             async for chunk in answer.aiter_raw():
                 self.write(chunk)
                 await self.flush()
+            # The head of an answer without a body goes out here: `finish` would give it a type of its own.
+            await self.flush()
         except StreamClosedError:
             return
         finally:
@@ -384,7 +386,7 @@ class ProxyHandler(_Handler):
         self.set_header("x-accel-buffering", "no")
 
 
-class StaticHandler(APIHandler):
+class StaticHandler(JupyterHandler):
     """The interface's bundle."""
 
     folder: ClassVar[Path] = Path(__file__).parent / "static"

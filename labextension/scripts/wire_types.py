@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fal_notebook import wire
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+
+from fal_notebook import wire
 
 __all__ = ["TARGET", "render"]
 

@@ -1,19 +1,17 @@
-// A Lumino widget around one surface of the bundle.
+// A Lumino widget around one surface of the bundle, which follows its backend only while it can be seen.
 import { Widget } from '@lumino/widgets';
 import type { Mounted } from '../ui/host';
 import { loadBundle, type Bundle } from './bundle';
 
-/** Draws a surface once the bundle is there, and takes it down with the widget. */
+/** Draws a surface when the widget is shown, and takes it down when it is hidden or disposed. */
 export class Surface<P> extends Widget {
-  private mounted: Promise<Mounted<P>>;
+  private mounted: Promise<Mounted<P>> | null = null;
   private readonly place = document.createElement('div');
 
-  constructor(draw: (bundle: Bundle, host: HTMLElement) => Mounted<P>) {
+  constructor(private readonly draw: (bundle: Bundle, host: HTMLElement) => Mounted<P>) {
     super();
     this.addClass('fal-surface');
     this.node.append(this.place);
-    this.mounted = loadBundle().then(bundle => draw(bundle, this.place));
-    this.mounted.catch(error => this.explain(error));
   }
 
   /** Fill the widget's height, with the surface's own scrolling. */
@@ -31,11 +29,40 @@ export class Surface<P> extends Widget {
   }
 
   dispose(): void {
-    this.mounted.then(
+    this.takeDown();
+    super.dispose();
+  }
+
+  protected onAfterAttach(): void {
+    if (this.isVisible) {
+      this.putUp();
+    }
+  }
+
+  protected onAfterShow(): void {
+    this.putUp();
+  }
+
+  protected onBeforeHide(): void {
+    this.takeDown();
+  }
+
+  private putUp(): void {
+    if (!this.mounted) {
+      this.mounted = loadBundle().then(bundle => this.draw(bundle, this.place));
+      this.mounted.catch(error => {
+        this.mounted = null;
+        this.explain(error);
+      });
+    }
+  }
+
+  private takeDown(): void {
+    this.mounted?.then(
       mounted => mounted.unmount(),
       () => undefined
     );
-    super.dispose();
+    this.mounted = null;
   }
 
   private explain(error: unknown): void {

@@ -42,18 +42,17 @@ export function reduceApps(view: AppsView, action: AppsAction): AppsView {
   }
 }
 
-/** Read both lists now and after every event about an app; returns how to end that. */
+/** Read the list now and after every event about an app; returns how to end that. */
 export function followApps(transport: Transport, dispatch: (action: AppsAction) => void): () => void {
   const stop = new AbortController();
   const signal = stop.signal;
   const read = oneAtATime(async () => {
     try {
-      const [instance, deployed, temporary] = await Promise.all([
+      const [instance, all] = await Promise.all([
         transport.json<Instance>('api/v1/instance', { signal }),
-        transport.json<{ apps: AppSummary[] }>('api/v1/apps', { signal }),
         transport.json<{ apps: AppSummary[] }>('api/v1/apps?ephemeral=1', { signal })
       ]);
-      dispatch({ type: 'read', apps: merge(deployed.apps, temporary.apps), instance, at: Date.now() });
+      dispatch({ type: 'read', apps: all.apps, instance, at: Date.now() });
     } catch (error) {
       if (!signal.aborted) {
         dispatch(failure(error));
@@ -71,11 +70,6 @@ export function followApps(transport: Transport, dispatch: (action: AppsAction) 
     stop.abort();
     leave();
   };
-}
-
-function merge(...lists: AppSummary[][]): AppSummary[] {
-  const byAlias = new Map(lists.flat().map(app => [app.alias, app]));
-  return [...byAlias.values()].sort((a, b) => a.alias.localeCompare(b.alias));
 }
 
 function failure(error: unknown): AppsAction {

@@ -66,13 +66,16 @@ async function read(
       for await (const item of transport.events(path, signal)) {
         if (item === 'open') {
           dispatch({ type: 'clear' });
-        } else if (item.event !== 'reset') {
+        } else if (item.event === null) {
           batch.add(JSON.parse(item.data) as LogLine);
+        } else {
+          // `end`, or `error` for a log that is not there.
+          batch.flush();
+          dispatch({ type: 'ended' });
+          return;
         }
       }
       batch.flush();
-      dispatch({ type: 'ended' });
-      return;
     } catch {
       // The card itself says that the backend is away; the log comes back with it.
       batch.flush();
