@@ -132,7 +132,7 @@ class Calls:
         if call.is_cancelled:
             return
         call.is_cancelled = True
-        if not self.on_cancel(call):
+        if not (call.holds_slot and self.on_cancel(call)):
             call.interrupt()
 
     def cancel_by_id(self, request_id: str, tell: Callable[[], None]) -> None:
