@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -49,6 +50,7 @@ from fal_backend.services.idleness import Idleness
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import Ledger
 from fal_backend.services.logs import Logs
+from fal_backend.services.news import News
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.sessions import Sessions
@@ -135,8 +137,15 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     images = Images(builder, ledger)
     capacity = Capacity(ledger, dispatch, fleet, machines)
     rollouts = Rollouts(capacity, fleet, images)
+    news = News(ledger, capacity, fleet, images)
     reconcile = Reconcile(
-        ledger=ledger, fleet=fleet, images=images, dispatch=dispatch, capacity=capacity, rollouts=rollouts
+        ledger=ledger,
+        fleet=fleet,
+        images=images,
+        dispatch=dispatch,
+        capacity=capacity,
+        rollouts=rollouts,
+        news=news,
     )
     deploy = Deploy(
         store=store,
@@ -181,7 +190,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         url=settings.url,
         allow_hosts=settings.allow_hosts,
         allow_origins=settings.allow_origins,
-        ready=reconcile.adopted.is_set,
+        ready=news.adopted.is_set,
     )
     return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, streams, edge)
 
@@ -203,6 +212,9 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
     ]
     if settings.embedded:
         tasks.append(_task("idle", house.idleness.wait(settings.idle_exit_s)))
+    # What was imported stays; later collections need not look at it.
+    gc.freeze()
+    gc.enable()
     preparing = _task("prepare", house.builder.prepare())
     status.say("READY")
     log.info("backend.ready", url=settings.url, leader=house.store.leader, pid=os.getpid())

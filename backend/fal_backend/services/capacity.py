@@ -86,7 +86,16 @@ class Capacity:
             return None
         return max(0.0, (scale.keep_alive or 0) - (time.monotonic() - mine.idle_since))
 
-    def observe(self, before: Runner, after: Runner) -> None:
+    def apply(self, draft: Draft, row: Runner, event: machine.RunnerEvent) -> None:
+        """Let something happen to a runner."""
+        row = draft.get(Runner, row.id) or row
+        after = machine.step(row, event, draft.now)
+        if after is not row:
+            if after.phase != row.phase:
+                self._observe(row, after)
+            draft.change(after)
+
+    def _observe(self, before: Runner, after: Runner) -> None:
         """Count what a runner's end or readiness says about its revision."""
         if after.phase == RunnerPhase.READY:
             self._crashes.pop(after.revision, None)
@@ -100,24 +109,27 @@ class Capacity:
     def settle(self, draft: Draft, revision: str) -> None:
         """Bring the number of runners of a revision to what is needed."""
         row = draft.get(Revision, revision)
-        alias = draft.alias(app_key(row)) if row is not None else None
         load = self._dispatch.load(revision)
         if not load.waiting:
             self._hungry.discard(revision)
-        if row is None or alias is None or alias.revision != revision or not self.is_open:
+        if row is None or not self.is_open:
             return
-        up = [one for one in draft.live_of(revision) if one.phase in UP]
-        for pending in up:
-            if pending.phase == RunnerPhase.PENDING:
-                self._place(draft, pending)
-        scale = scale_of(alias)
+        for one in draft.live_of(revision):
+            if one.phase == RunnerPhase.PENDING:
+                self._place(draft, one)
+        alias = draft.alias(app_key(row))
+        if alias is not None and alias.revision == revision:
+            self._scale(draft, row, scale_of(alias), load)
+
+    def _scale(self, draft: Draft, revision: Revision, scale: ScaleSpec, load: Load) -> None:
+        up = [one for one in draft.live_of(revision.id) if one.phase in UP]
         need = desired(scale, running=load.running, waiting=load.waiting, oldest_wait_s=load.oldest_wait_s)
         if need > len(up):
-            self._grow(draft, row, need - len(up), load)
+            self._grow(draft, revision, need - len(up), load)
         else:
             self._shrink(draft, up, need, scale, load)
         if load.waiting and scale.scaling_delay and load.oldest_wait_s < scale.scaling_delay:
-            self._alarm(revision, scale.scaling_delay - load.oldest_wait_s)
+            self._alarm(revision.id, scale.scaling_delay - load.oldest_wait_s)
 
     def start(self, draft: Draft, revision: Revision) -> None:
         """Add one runner of a revision.
@@ -160,9 +172,7 @@ class Capacity:
                 event = machine.NoCapacity("the runner host is starting")
             else:
                 event = machine.Placed(*self.node, found.name, draft.now + startup)
-        after = machine.step(row, event, draft.now)
-        if after is not row:
-            draft.change(after)
+        self.apply(draft, row, event)
 
     def _grow(self, draft: Draft, revision: Revision, count: int, load: Load) -> None:
         crashes = self._crashes.get(revision.id)
@@ -192,7 +202,7 @@ class Capacity:
             row = draft.need(Runner, runner_id)
             grace = int(self._fleet.stop_grace_s(row) * _SECOND)
             drain = machine.Drain("idle", draft.now + (scale.request_timeout or 3600) * _SECOND, grace)
-            draft.change(machine.step(row, drain, draft.now))
+            self.apply(draft, row, drain)
 
     def _fail_waiters(self, revision: str, crashes: Crashes) -> None:
         error = json.loads(crashes.error_json) if crashes.error_json else {}

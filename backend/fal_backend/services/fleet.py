@@ -20,7 +20,7 @@ from fal_backend.domain.runner import Effect
 from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.ledger import Ledger
-from fal_notebook.errors import FalError, NotFoundError
+from fal_notebook.errors import FalError, NotFoundError, RequirementsError
 from fal_notebook.wire import AppSpec, BundleManifest, MachineType
 
 __all__ = ["Address", "Fleet"]
@@ -68,6 +68,8 @@ class Fleet:
         self._open: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_drained: Callable[[str], None] = lambda runner_id: None
+        self.on_refused: Callable[[Runner, FalError], None] = lambda row, error: None
+        """Told of a runner that cannot be started from here."""
 
     def learn(self, runner_id: str, address: Address) -> None:
         """Remember where a runner listens."""
@@ -136,7 +138,12 @@ class Fleet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _start(self, row: Runner) -> None:
-        order = await self._order(row.revision)
+        try:
+            order = await self._order(row.revision)
+        except FileNotFoundError:
+            image = self._ledger.need(Revision, row.revision).image
+            self.on_refused(row, _image_gone(row.app, image))
+            return
         machine = self._machines[row.machine_type]
         spec = self.spec(row.revision)
         startup_s = max(1.0, (row.deadline - row.created_at) / 1e6)
@@ -159,8 +166,11 @@ class Fleet:
 
     async def _order(self, revision: str) -> StartOrder:
         if revision not in self._orders:
-            row = self._ledger.need(Revision, revision)
-            bundle = await self._store.read(lambda reader: reader.get(Bundle, row.bundle))
+            row = self._ledger.get(Revision, revision)
+            if row is None:
+                raise NotFoundError(f"revision {revision} serves no more", code="revision.not_found")
+            bundle_id = row.bundle
+            bundle = await self._store.read(lambda reader: reader.get(Bundle, bundle_id))
             if bundle is None:
                 raise NotFoundError(f"bundle {row.bundle} is gone", code="bundle.not_found")
             # Copied at the first call: not on the loop.
@@ -225,6 +235,14 @@ class Fleet:
         task = asyncio.get_running_loop().create_task(_logged(work, about))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _image_gone(app: str, image: str) -> FalError:
+    return RequirementsError(
+        f"The environment of {app} (image {image}) is no longer on the disk.",
+        fix="Deploy it again with `--no-cache`.",
+        code="image.gone",
+    )
 
 
 async def _logged(work: Coroutine[Any, Any, None], about: str) -> None:

@@ -175,6 +175,10 @@ class Ledger:
         rows = self._tables.rows[Runner]
         return [rows[id] for ids in self._tables.live_by_revision.values() for id in sorted(ids)]
 
+    def forget_revision(self, id: str) -> None:
+        """Drop a revision that nothing here names any more; the store keeps it."""
+        self._tables.forget(Revision, id)
+
     def remember(self, row: Record) -> None:
         """Keep an immutable row that was read from the store."""
         self._tables.keep(row)

@@ -8,6 +8,7 @@ Nothing here waits for a host, a build or a caller.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,16 +18,16 @@ from typing import Any, TypeVar
 import structlog
 
 from fal_backend.domain import runner as machine
-from fal_backend.domain.adopt import EndedOnHost, OnHost, adopt
-from fal_backend.domain.records import Account, Alias, Deployment, Node, Revision, Runner, RunnerPhase
-from fal_backend.ports import HostExited, HostHello, HostLost, HostNews, HostState
+from fal_backend.domain.records import Account, Alias, Deployment, Revision, Runner, RunnerPhase
+from fal_backend.domain.rollout import CLOSED
+from fal_backend.ports import HostNews
 from fal_backend.services import images as image_rows
 from fal_backend.services.capacity import Capacity, scale_of
 from fal_backend.services.dispatch import Dispatch, RouteInfo
-from fal_backend.services.endings import ending
-from fal_backend.services.fleet import Address, Fleet
+from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
-from fal_backend.services.ledger import Draft, Ledger
+from fal_backend.services.ledger import Draft, Ledger, app_key
+from fal_backend.services.news import News
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.views import deployment_data, runner_data
 from fal_notebook.errors import BackendError, FalError
@@ -67,6 +68,7 @@ class Reconcile:
         dispatch: Dispatch,
         capacity: Capacity,
         rollouts: Rollouts,
+        news: News,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -74,14 +76,14 @@ class Reconcile:
         self._dispatch = dispatch
         self._capacity = capacity
         self._rollouts = rollouts
+        self._news = news
         self._inbox: deque[_Step] = deque()
         self._bell = asyncio.Event()
         self._asked: set[str] = set()
         self._ticks = 0
-        self.adopted = asyncio.Event()
-        """Set once the runners of before are known again."""
         capacity.wake = self._wake
         fleet.on_drained = self.on_drained
+        fleet.on_refused = self._on_refused
         images.on_built = self._on_built
 
     # ---- what others tell; all of it returns at once -----------------------------------------------------
@@ -102,7 +104,7 @@ class Reconcile:
 
     def on_news(self, news: HostNews) -> None:
         """A host says something."""
-        self.post(lambda draft: self._apply_news(draft, news))
+        self.post(lambda draft: self._news.apply(draft, news))
 
     def on_demand(self, revision: str) -> None:
         """A call of a revision waits and no slot is free."""
@@ -120,9 +122,9 @@ class Reconcile:
     def stop_runner(self, draft: Draft, runner_id: str, reason: str) -> None:
         """End a runner now; its calls may use the App's grace."""
         row = draft.get(Runner, runner_id)
-        if row is not None:
+        if row is not None and row.phase in machine.LIVE:
             grace = int(self._fleet.stop_grace_s(replace(row, reason=reason)) * _SECOND)
-            self._step(draft, row, machine.Stop(reason, draft.now + grace))
+            self._capacity.apply(draft, row, machine.Stop(reason, draft.now + grace))
 
     def open_routes(self) -> None:
         """Let callers of every alias queue up; done once, before the first of them is heard."""
@@ -156,6 +158,7 @@ class Reconcile:
                 step.fail(BackendError("The backend is ending.", fix="Try again.", code="backend.ending"))
             raise
         self._act(runners, aliases, gone)
+        self._forget(draft)
         for act in draft.acts:
             act()
         for step in steps:
@@ -218,6 +221,19 @@ class Reconcile:
             if effect != machine.Effect.OPEN_TRAFFIC:
                 self._fleet.act(row, effect)
 
+    def _forget(self, draft: Draft) -> None:
+        """Drop from memory what no alias, open deployment or runner names any more."""
+        named = {
+            row.revision: app_key(row) for _, row in draft.changes(Runner) if row.phase == RunnerPhase.GONE
+        }
+        named |= {row.revision: app_key(row) for _, row in draft.changes(Deployment) if row.state in CLOSED}
+        for revision, key in named.items():
+            if revision in draft.wanted_revisions(key) or draft.live_of(revision):
+                continue
+            self._ledger.forget_revision(revision)
+            self._fleet.forget(revision)
+            self._capacity.forget(revision)
+
     def _route(self, alias: Alias) -> RouteInfo:
         return route_of(alias, self._ledger.need(Account, alias.account).nickname)
 
@@ -233,7 +249,7 @@ class Reconcile:
     def _time_passed(self, draft: Draft) -> None:
         for row in self._ledger.live():
             grace = int(self._fleet.stop_grace_s(row) * _SECOND)
-            self._step(draft, row, machine.Tick(grace))
+            self._capacity.apply(draft, row, machine.Tick(grace))
         draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
         draft.dirty_revisions |= self._capacity.active()
         if self._ticks % _FULL_TICKS == 0:
@@ -258,101 +274,15 @@ class Reconcile:
         self._asked.discard(revision)
         draft.dirty_revisions.add(revision)
 
-    def _step(self, draft: Draft, row: Runner, event: machine.RunnerEvent) -> None:
-        row = draft.get(Runner, row.id) or row
-        after = machine.step(row, event, draft.now)
-        if after is row:
-            return
-        if after.phase != row.phase:
-            self._capacity.observe(row, after)
-        draft.change(after)
-
     def _drained(self, draft: Draft, runner_id: str) -> None:
         row = draft.get(Runner, runner_id)
-        if row is not None:
+        if row is not None and row.phase in machine.LIVE:
             grace = int(self._fleet.stop_grace_s(row) * _SECOND)
-            self._step(draft, row, machine.Drained(draft.now + grace))
+            self._capacity.apply(draft, row, machine.Drained(draft.now + grace))
 
-    def _apply_news(self, draft: Draft, news: HostNews) -> None:
-        match news:
-            case HostHello():
-                self._hello(draft, news)
-            case HostState():
-                self._state(draft, news)
-            case HostExited():
-                self._exited(draft, news)
-            case HostLost():
-                self._lost(draft, news)
-
-    def _hello(self, draft: Draft, news: HostHello) -> None:
-        epoch = self._register(draft, news)
-        for state in news.runners:
-            self._learn(state)
-        rows = {row.id: row for row in self._ledger.live()}
-        there = [OnHost(one.runner_id, _progress(one)) for one in news.runners]
-        ended = [EndedOnHost(one.runner_id, self._ending(draft, one)) for one in news.exited]
-        found = adopt(rows, news.node, there, ended)
-        for runner_id, event in found.news:
-            self._step(draft, rows[runner_id], event)
-        log.info("host.adopted", node=news.node, epoch=epoch, runners=len(there), killed=len(found.kill))
-        draft.then(lambda: self._after_hello(found.kill, found.ack))
-
-    def _register(self, draft: Draft, news: HostHello) -> int:
-        known = draft.get(Node, news.node)
-        if known is None:
-            draft.change(Node(news.node, 1, news.boot_id, draft.now))
-            epoch = 1
-        else:
-            epoch = known.epoch + (known.inventory_json != news.boot_id)
-            draft.change(replace(known, epoch=epoch, inventory_json=news.boot_id, seen_at=draft.now))
-        self._capacity.node = (news.node, epoch)
-        self._capacity.is_open = True
-        draft.dirty_revisions |= self._capacity.active()
-        draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
-        return epoch
-
-    def _after_hello(self, kill: tuple[str, ...], ack: tuple[str, ...]) -> None:
-        for runner_id in kill:
-            self._fleet.kill(runner_id, "unknown")
-        self._fleet.ack(list(ack))
-        for row in self._ledger.live():
-            for effect in sorted(machine.wanted(row, time.time_ns() // 1000)):
-                self._fleet.act(row, effect)
-        for alias in self._ledger.all(Alias):
-            if self._images.is_ready(self._ledger.need(Revision, alias.revision).image):
-                self._fleet.warm(alias.revision)
-        self.adopted.set()
-
-    def _state(self, draft: Draft, news: HostState) -> None:
-        row = draft.get(Runner, news.runner_id)
-        if row is None or row.phase == RunnerPhase.GONE:
-            draft.then(lambda: self._fleet.kill(news.runner_id, "unknown"))
-            return
-        self._learn(news)
-        self._step(draft, row, _progress(news))
-
-    def _exited(self, draft: Draft, news: HostExited) -> None:
-        row = draft.get(Runner, news.runner_id)
-        if row is not None:
-            self._step(draft, row, self._ending(draft, news))
-        draft.then(lambda: self._fleet.ack([news.runner_id]))
-
-    def _ending(self, draft: Draft, news: HostExited) -> machine.Exited:
-        row = draft.get(Runner, news.runner_id)
-        if row is None:
-            return machine.Exited("exited", news.at)
-        reason, error_json = ending(row, news, self._fleet.spec(row.revision))
-        return machine.Exited(reason, news.at, error_json if reason in machine.CRASHES else None)
-
-    def _lost(self, draft: Draft, news: HostLost) -> None:
-        self._capacity.node = None
-        for row in self._ledger.live():
-            if row.node == news.node:
-                self._step(draft, row, machine.Lost())
-
-    def _learn(self, news: HostState) -> None:
-        if news.socket and news.control:
-            self._fleet.learn(news.runner_id, Address(news.socket, news.control))
+    def _on_refused(self, row: Runner, error: FalError) -> None:
+        gone = machine.Exited("refused", time.time_ns() // 1000, json.dumps(error.to_dict()))
+        self.post(lambda draft: self._capacity.apply(draft, row, gone))
 
     def _on_built(self, hash: str, error: FalError | None, size: int) -> None:
         self.post(lambda draft: self._built(draft, hash, error, size))
@@ -384,7 +314,3 @@ def route_of(alias: Alias, owner: str) -> RouteInfo:
         request_timeout_s=float(scale.request_timeout or 0),
         start_timeout_s=float(scale.request_start_timeout or 0),
     )
-
-
-def _progress(news: HostState) -> machine.Progress:
-    return machine.Progress(news.state, news.at, news.pid, news.start_kind, news.start_reason)
