@@ -22,7 +22,7 @@ from fal_notebook.runtime.hostproto import PROTO, Decoder, encode_frame
 from fal_notebook.runtime.loop import Loop
 from fal_notebook.runtime.process import launch, open_pidfd, send_signal
 
-__all__ = ["Child", "adopt_host", "child_environment", "follow_lines", "launch_host"]
+__all__ = ["Child", "adopt_or_launch_host", "child_environment", "follow_lines"]
 
 _ADOPT_S = 2.0
 _HOST_ENV = ("PATH", "HOME", "LANG", "TZ")
@@ -40,20 +40,24 @@ class Child:
         pidfd = open_pidfd(pid)
         if pidfd is None:
             raise ProcessLookupError(f"process {pid} has ended")
-        self._pidfd = pidfd
+        self._pidfd: int | None = pidfd
         loop.watch(pidfd, read=self._ended)
 
     def signal(self, number: int) -> None:
-        send_signal(self._pidfd, number)
+        """Signal it, if it has not ended."""
+        if self._pidfd is not None:
+            send_signal(self._pidfd, number)
 
     def _ended(self) -> None:
-        code = -1
+        pidfd, self._pidfd, code = self._pidfd, None, -1
+        assert pidfd is not None, "watched only while it is open"
+        # A host that an earlier supervisor started is not our child: how it ended stays unknown.
         with contextlib.suppress(ChildProcessError):
-            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             if found is not None:
                 code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-        self._loop.forget(self._pidfd)
-        os.close(self._pidfd)
+        self._loop.forget(pidfd)
+        os.close(pidfd)
         self._on_end(self, code)
 
 
@@ -75,7 +79,18 @@ def follow_lines(loop: Loop, fd: int, take: Callable[[str], None]) -> None:
     loop.watch(fd, read=read)
 
 
-def launch_host(places: Places, orphan_grace_s: float) -> int:
+def adopt_or_launch_host(
+    loop: Loop, places: Places, orphan_grace_s: float, on_end: Callable[[Child, int], None]
+) -> Child:
+    """Return this node's host: the one that outlived an earlier supervisor, or a new one."""
+    adopted = _adopt_host(places.host_socket)
+    if adopted is not None:
+        with contextlib.suppress(ProcessLookupError):
+            return Child(loop, adopted, on_end)
+    return Child(loop, _launch_host(places, orphan_grace_s), on_end)
+
+
+def _launch_host(places: Places, orphan_grace_s: float) -> int:
     """Start a runner host and return its pid; it prints to a log file of its own."""
     log = os.open(places.logs / "host.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     command = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(places.run)]
@@ -87,7 +102,7 @@ def launch_host(places: Places, orphan_grace_s: float) -> int:
     return pid
 
 
-def adopt_host(path: Path) -> int | None:
+def _adopt_host(path: Path) -> int | None:
     """Become the guardian of a host that outlived its supervisor; return its pid, None when there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.settimeout(_ADOPT_S)

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any
 
 import fal_notebook
-from fal_backend.children import Child, adopt_host, child_environment, follow_lines, launch_host
+from fal_backend.children import Child, adopt_or_launch_host, child_environment, follow_lines
 from fal_backend.home import HomeLock, HomeRefused, instance_id, write_private
 from fal_backend.listeners import PortTaken, answer_unavailable, bind_api, bind_tcp, url_of
 from fal_backend.settings import SuperviseSettings, backend_arguments
@@ -54,15 +54,13 @@ class Supervisor:
         pause_s: float = _PAUSE_S,
     ) -> None:
         """backend_command and pause_s: what is started, and how long it is left alone after six crashes."""
-        self._settings = settings
-        self._places = settings.places
+        self._settings, self._places = settings, settings.places
         self._backend_command = list(backend_command)
         self._pause_s = pause_s
         self._loop = Loop()
         self._backend: Child | None = None
         self._host: Child | None = None
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
-        self._host_deaths = 0
         self._restart: Timer | None = None
         self._last_line = ""
         self._exit_code: int | None = None
@@ -195,12 +193,10 @@ class Supervisor:
     # -- host -------------------------------------------------------------------------------------------
 
     def _start_host(self) -> None:
+        if self._exit_code is not None:
+            return
         grace_s = self._settings.orphan_grace_s
-        pid = adopt_host(self._places.host_socket) or launch_host(self._places, grace_s)
-        try:
-            self._host = Child(self._loop, pid, self._host_ended)
-        except ProcessLookupError:
-            self._host = Child(self._loop, launch_host(self._places, grace_s), self._host_ended)
+        self._host = adopt_or_launch_host(self._loop, self._places, grace_s, self._host_ended)
 
     def _host_ended(self, child: Child, code: int) -> None:
         self._host = None
@@ -208,9 +204,8 @@ class Supervisor:
             if self._backend is None:
                 self._loop.stop()
             return
-        lived_s = time.monotonic() - child.began
-        self._host_deaths = 0 if lived_s > _HEALTHY_S else self._host_deaths + 1
-        wait_s = min(_BACKOFF_S[1], 0.1 * 2 ** (self._host_deaths - 2)) if self._host_deaths > 1 else 0.0
+        # At once; one that cannot even begin is given a moment.
+        wait_s = 0.0 if time.monotonic() - child.began > 1.0 else 1.0
         _say(f"host.ended code={code} again_in_s={wait_s:.2f}")
         self._loop.after(wait_s, self._start_host)
 
@@ -225,10 +220,9 @@ class Supervisor:
         backend = self._backend
         if backend is None:
             self._end_host()  # a host that is told twice grants no more grace
-        elif again:
-            backend.signal(signal.SIGKILL)
-        else:
-            backend.signal(signal.SIGTERM)
+            return
+        backend.signal(signal.SIGKILL if again else signal.SIGTERM)
+        if not again:
             self._loop.after(_BACKEND_STOP_S, lambda: backend.signal(signal.SIGKILL))
 
     def _end_host(self) -> None:
