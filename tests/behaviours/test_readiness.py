@@ -177,15 +177,19 @@ CHOSEN = """
 import os
 import fal
 from fastapi import Response
+from pydantic import BaseModel
+
+class In(BaseModel):
+    status: int
 
 class Chosen(fal.App):
     machine_type = "XS"
 
     @fal.endpoint("/")
-    def run(self, status: int, response: Response) -> dict:
-        response.status_code = status
+    def run(self, inp: In, response: Response) -> dict:
+        response.status_code = inp.status
         response.headers["x-pid"] = str(os.getpid())
-        return {"status": status}
+        return {"status": inp.status}
 
     @fal.endpoint("/raise")
     def fails(self) -> dict:
