@@ -21,6 +21,7 @@ import cloudpickle
 import fastapi
 import pydantic
 
+from fal_notebook import compat
 from fal_notebook.app import App, check_built, endpoints_of
 from fal_notebook.errors import AppError, BundleError, FalError, Where
 from fal_notebook.modules import SourceFile, package_sources, root_of
@@ -369,6 +370,7 @@ def check_versions(manifest: BundleManifest) -> None:
 
 def thaw(payload: bytes, buffers: Sequence[Any]) -> type[App]:
     """Unpickle the class of a bundle; only a runner does this. Raises: AppError for something else than an App."""
+    compat.install()  # code inside methods may say `import fal`
     loaded = restore(payload, buffers)
     cls = loaded[-1] if isinstance(loaded, tuple) else loaded
     if not (isinstance(cls, type) and issubclass(cls, App)):

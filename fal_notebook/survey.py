@@ -201,7 +201,7 @@ class _Surveyor:
             if name.startswith("__") or callable(value) or hasattr(value, "__get__"):
                 continue
             found = fingerprint(value) if _is_sizable(value) else None
-            if found is not None and found.size_bytes >= 1024:
+            if found is not None and (found.size_bytes >= 1024 or found.problems):
                 key = (id(cls), name)
                 self.result.variables[key] = Variable(f"{cls.__name__}.{name}", value, found=found)
 
@@ -263,7 +263,7 @@ class _Surveyor:
         space = func.__globals__
         if name in space:
             self._variable(space, name, space[name], use)
-        elif not hasattr(builtins, name) and name not in ("__file__", "__name__", "__builtins__"):
+        elif not _is_builtin(name) and name not in ("__file__", "__name__", "__builtins__"):
             self.result.undefined.setdefault(name, use)
 
     def _closure(self, func: types.FunctionType) -> None:
@@ -298,9 +298,7 @@ class _Surveyor:
             if use is not None:
                 known.uses.append(use)
             return
-        if (
-            inspect.isfunction(value) or inspect.isclass(value) or inspect.isbuiltin(value)
-        ) and is_by_reference(value):
+        if _is_imported(value):
             self._reference(value, use)
             return
         self._new_variable(key, Variable(name, value, uses=[] if use is None else [use]))
@@ -319,8 +317,31 @@ class _Surveyor:
             variable.cell = self.provenance.cell_of(variable.name)
         if isinstance(variable.value, UnbuiltFunction):
             self.result.unbuilt.append(variable.value)
-        variable.found = fingerprint(variable.value)
+        try:
+            variable.found = fingerprint(variable.value)
+        except RecursionError:
+            variable.failure = "it is nested too deep"
+        if variable.problem:
+            # what hangs on it is of no interest: a notebook's shell, for one, leads to everything
+            variable.found = Fingerprint(problems=variable.found.problems)
+            return
         self._follow(variable.found)
+
+
+def _is_builtin(name: str) -> bool:
+    """True for Python's own builtins; IPython adds `display` and others, which no runner has."""
+    value = getattr(builtins, name, _is_builtin)
+    return (
+        value is not _is_builtin
+        and kind_of(getattr(value, "__module__", None) or "builtins") is ModuleKind.STDLIB
+    )
+
+
+def _is_imported(value: Any) -> bool:
+    """True for functions and classes that the runner imports by name."""
+    if inspect.isbuiltin(value):
+        return value.__self__ is None or inspect.ismodule(value.__self__)
+    return (inspect.isfunction(value) or inspect.isclass(value)) and is_by_reference(value)
 
 
 def _is_sizable(value: Any) -> bool:

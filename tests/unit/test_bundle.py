@@ -273,6 +273,25 @@ def test_base_class_goes_by_reference_also_through_import_fal() -> None:
     assert b"fal_notebook.app" in frozen.payload
 
 
+def test_import_fal_works_inside_methods_on_a_runner(tmp_path: Path) -> None:
+    with cells(
+        PREFACE,
+        """
+        class Inner(fal.App):
+            def setup(self):
+                import fal
+                from fal.exceptions import AppException
+                self.error = AppException
+            @fal.endpoint("/")
+            def run(self, inp: In) -> dict:
+                import fal
+                raise self.error(fal.__name__, 418)
+        """,
+    ) as notebook:
+        frozen = freeze(notebook["Inner"])
+    assert thawed(frozen, 'out = ask("/", {"x": 1})', tmp_path) == [418, {"detail": "fal_notebook"}]
+
+
 def test_unreferenced_global_of_50_mb_is_left_behind() -> None:
     with cells(ECHO) as notebook:
         before = freeze(notebook["Echo"]).size_bytes
@@ -362,6 +381,30 @@ def test_unpicklable_closure_variable_is_named() -> None:
         pytest.raises(BundleError, match=r"`run\(\)` uses `stream` \(generator"),
     ):
         freeze(notebook["Inside"])
+
+
+def test_class_attribute_builtin_names_and_the_shell_are_judged_rightly() -> None:
+    with cells(
+        PREFACE,
+        """
+            from math import sqrt
+            import logging
+            log = logging.getLogger("x")
+            class Fine(fal.App):
+                @fal.endpoint("/")
+                def run(self, inp: In) -> dict:
+                    log.info("x")
+                    return {"x": sqrt(inp.x), "n": len(open.__name__)}
+            class Bad(fal.App):
+                thing = (n for n in range(3))
+                @fal.endpoint("/")
+                def run(self, inp: In) -> dict:
+                    return {"x": next(self.thing)}
+            """,
+    ) as notebook:
+        assert [capture.name for capture in freeze(notebook["Fine"]).manifest.captures] == ["log"]
+        with pytest.raises(BundleError, match=r"The App uses `Bad\.thing` \(generator\)"):
+            freeze(notebook["Bad"])
 
 
 def test_lock_travels_as_a_new_open_lock(tmp_path: Path) -> None:
