@@ -337,7 +337,7 @@ class Gateway:
         """Have the runner end the work of a caller that left, within what the call had left to run."""
         left_s = call.deadline - asyncio.get_running_loop().time() if call.deadline else _CANCEL_S
         if not await cancel_call(door.control, call.request_id.decode(), max(left_s, 1.0)):
-            log.warning("gateway.cancel_unanswered", extra={"runner_id": door.runner_id})
+            log.info("gateway.cancel_unanswered", extra={"runner_id": door.runner_id})
 
     # Time limits: one coarse timer over all running calls
 
@@ -375,7 +375,7 @@ def _parse_target(raw: bytes) -> Target:
     if alias_end < 0:
         return Target(path[_PREFIX:], b"/", mark + query)
     rest = path[alias_end:]
-    if (b"%" in rest or b"/." in rest) and _is_climbing(rest):
+    if (b"%" in rest or b"/." in rest or b"\\" in rest) and _is_climbing(rest):
         raise Refusal(400, "The path is not acceptable", "bad_request")
     return Target(path[_PREFIX:alias_end], rest, mark + query)
 

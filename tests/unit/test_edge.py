@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+from fal_backend.api.auth import Auth
+from fal_backend.api.edge import Edge
+from fal_backend.api.gateway import Gateway
+from fal_backend.services.dispatch import Dispatch, RouteInfo
+
+from fal_notebook.wire import AuthMode
+
+
+@pytest.fixture
+def dispatch() -> Dispatch:
+    return Dispatch(lambda _: None, lambda _, __: None, lambda _: None)
+
+
+@pytest.fixture
+def edge(dispatch: Dispatch) -> Edge:
+    return Edge(
+        Gateway(dispatch, Auth([], [])),
+        None,
+        None,
+        url="http://gpu-box:8780",
+        allow_hosts=["Nodes.Example"],
+        allow_origins=["https://lab.example/"],
+        ready=lambda: True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"localhost:8780", None),
+        (b"127.0.0.1", None),
+        (b"[::1]:1", None),
+        (b"gpu-box:8780", None),
+        (b"nodes.example", None),
+        (b"localhost.", None),
+        (b"evil.example", 421),
+        (b"localhost.evil.example", 421),
+        (b"", 421),
+        (b"localhost:x", 421),
+        (None, 400),
+    ],
+)
+def test_host_names(edge: Edge, host: bytes | None, status: int | None) -> None:
+    found = {} if host is None else {b"host": host}
+    for _ in range(2):  # a good one is remembered
+        refused = edge.refusal(b"GET", found, is_local=False)
+        assert (refused and refused[0]) == status
+    assert edge.refusal(b"GET", found, is_local=True) is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "may"),
+    [
+        (b"http://localhost:8780", True),
+        (b"https://localhost:8780", True),
+        (b"https://lab.example", True),
+        (b"http://lab.example", False),
+        (b"http://localhost:8888", False),
+        (b"null", False),
+    ],
+)
+def test_origins(edge: Edge, origin: bytes, may: bool) -> None:
+    found = {b"host": b"localhost:8780", b"origin": origin}
+    assert (edge.refusal(b"POST", found, is_local=False) is None) is may
+    assert edge.refusal(b"GET", found, is_local=False) is None
+    assert edge.refusal(b"POST", {**found, b"authorization": b"Key x"}, is_local=False) is None
+
+
+def test_counts_are_rendered_for_prometheus(dispatch: Dispatch) -> None:
+    dispatch.set_route(RouteInfo("me", "app", "acc", AuthMode.PUBLIC, "rev"))
+    route = dispatch.find(b"me/app")
+    assert route is not None
+    for status, duration_s in ((200, 0.002), (200, 0.3), (503, 1000.0)):
+        route.tally.count(status, duration_s)
+    text = Gateway(dispatch, Auth([], [])).metrics().decode()
+    labels = 'app="me/app",revision="rev"'
+    assert f'fal_nb_requests_total{{{labels},code="200"}} 2\n' in text
+    assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="0.0025"}} 1\n' in text
+    assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="600.0"}} 2\n' in text
+    assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="+Inf"}} 3\n' in text
+    assert dispatch.served("me", "app") == 3
+    dispatch.drop_route("me", "app")
+    assert dispatch.served("me", "app") == 0
