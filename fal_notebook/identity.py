@@ -11,7 +11,6 @@ functions ends, and each variable has a digest of its own.
 from __future__ import annotations
 
 import copyreg
-import dataclasses
 import enum
 import functools
 import hashlib
@@ -26,6 +25,7 @@ from typing import Any
 
 from cloudpickle.cloudpickle import _lookup_module_and_qualname, _should_pickle_by_reference
 
+from fal_notebook.members import members_of
 from fal_notebook.modules import ModuleKind, kind_of, root_of
 
 __all__ = ["Fingerprint", "fingerprint", "is_by_reference"]
@@ -37,18 +37,6 @@ _DIRECT = 4096
 """Parts from this size on, or so many parts, go to the hash at once."""
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
-_SKIPPED = {
-    *(
-        "__dict__",
-        "__weakref__",
-        "_abc_impl",
-        "__module__",
-        "__firstlineno__",
-        "__static_attributes__",
-        "__signature__",
-    ),
-    *("__abstractmethods__", "__class_vars__", "__orig_bases__", "__subclasshook__", "__classcell__"),
-}
 _TRUSTED = {"numpy", "sklearn", "scipy", "pandas", "torch", "pydantic", "polars", "joblib"}
 """Packages whose objects reduce to the same thing twice; others' are fingerprinted twice and compared."""
 
@@ -321,12 +309,7 @@ class _Walker:
         self._put(b"C", cls.__qualname__.encode())
         self._at(".__bases__", list(cls.__bases__))
         self._at(".__class__", type(cls))
-        if isinstance(cls, enum.EnumMeta):
-            members = _enum_parts(cls)
-        elif hasattr(cls, "__pydantic_decorators__"):
-            members = _pydantic_parts(cls)
-        else:
-            members = {name: item for name, item in vars(cls).items() if name not in _SKIPPED}
+        members = members_of(cls)
         for name in sorted(members):
             self._put(b"a", name.encode())
             self._at(f".{name}", members[name])
@@ -427,48 +410,6 @@ class _Walker:
 def _has_own_reduction(kind: type) -> bool:
     hooks = ("__reduce_ex__", "__reduce__", "__getstate__")
     return any(getattr(kind, hook, None) is not getattr(object, hook, None) for hook in hooks)
-
-
-def _enum_parts(cls: type) -> dict[str, Any]:
-    members: dict[str, Any] = {name: member._value_ for name, member in vars(cls)["_member_map_"].items()}
-    own = {
-        name: item
-        for name, item in vars(cls).items()
-        if isinstance(item, (types.FunctionType, property, classmethod))
-    }
-    return {
-        "(members)": members,
-        **{name: item for name, item in own.items() if name != "_generate_next_value_"},
-    }
-
-
-def _pydantic_parts(cls: type) -> dict[str, Any]:
-    """Return what the author wrote, not what pydantic generated from it: generated parts name the class by its id."""
-    parts = {
-        name: item
-        for name, item in vars(cls).items()
-        if name not in _SKIPPED and not name.startswith(("__pydantic_", "__dataclass_", "__fields"))
-    }
-    decorators = vars(cls).get("__pydantic_decorators__")
-    for kind in dataclasses.fields(decorators) if decorators is not None else ():
-        for name, decorator in getattr(decorators, kind.name).items():
-            parts[f"({kind.name}).{name}"] = (_unbound(decorator.func), _info(decorator.info))
-    fields = vars(cls).get("__pydantic_fields__") or {}
-    parts["(fields)"] = dict(fields)
-    parts["(generic)"] = vars(cls).get("__pydantic_generic_metadata__")
-    parts["(root)"] = vars(cls).get("__pydantic_root_model__")
-    return parts
-
-
-def _unbound(func: Any) -> Any:
-    return getattr(func, "__func__", func)
-
-
-def _info(info: Any) -> Any:
-    if not dataclasses.is_dataclass(info):
-        return info
-    parts = {item.name: getattr(info, item.name, None) for item in dataclasses.fields(info)}
-    return {name: part for name, part in parts.items() if name != "wrapped_property"}
 
 
 _Handler = Callable[[_Walker, Any], None]
