@@ -30,6 +30,8 @@ START_S = 60.0
 """Longest wait for a first answer: a cold disk and two busy cores need more than the usual two seconds."""
 STEP_S = 0.05
 ASK_S = 2.0
+_SAID = "fal-nb: "
+"""How the supervisor begins a sentence for people."""
 
 Say = Callable[[str], None]
 
@@ -109,17 +111,23 @@ def wait_backend(
         if (child is not None and child.poll() is not None) or _has_given_up(places):
             break
         time.sleep(STEP_S)
-    ended = child is not None and child.poll() is not None
-    what = (
-        f"The backend ended at its start (code {child.poll()})."
-        if ended and child
-        else "The backend did not answer."
-    )
-    raise BackendError(
+    raise _not_started(places, child.poll() if child is not None else None)
+
+
+def _not_started(places: Places, code: int | None) -> BackendError:
+    told = _last_lines(_log_path(places)) or ""
+    reason = told.rpartition("\n")[2]
+    if code is not None and reason.startswith(_SAID):
+        # The supervisor's own sentence is the whole answer: a port in use, a home that is locked.
+        return BackendError(
+            f"The backend did not start: {reason.removeprefix(_SAID)}.", code="backend.not_started"
+        )
+    what = "The backend did not answer." if code is None else f"The backend ended at its start (code {code})."
+    return BackendError(
         f"{what} Its data folder is {places.home}.",
         fix=f"Read {_log_path(places)}, or run `fal-nb serve` in a terminal and look.",
         code="backend.not_started",
-        traceback=_last_lines(_log_path(places)),
+        traceback=told or None,
     )
 
 

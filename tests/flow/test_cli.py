@@ -216,6 +216,15 @@ def test_the_first_use_starts_the_backend_and_two_at_once_start_one() -> None:
         assert len(supervisors) == 1
 
 
+def test_a_port_in_use_is_told_with_its_holder(shared: Stack) -> None:
+    port = str(httpx.URL(shared.url).port)
+    with stack(start=False) as other:
+        done = other.cli("serve", "--background", "--port", port)
+    assert done.returncode == 1
+    assert f"port {port}" in done.stderr
+    assert "in use" in done.stderr
+
+
 def test_serve_in_the_foreground_ends_with_ctrl_c() -> None:
     with stack(start=False) as empty:
         with empty.cli_running("serve", "--json") as process:
