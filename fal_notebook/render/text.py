@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 
@@ -116,7 +117,19 @@ def _tail(text: str, lines: int = 30) -> str:
 def log_line(line: LogLine) -> str:
     """Return one log line: time, runner, request, text."""
     who = " ".join(part for part in (line.runner_id, line.request_id) if part)
-    return f"{line.at.astimezone():%H:%M:%S}  {who + '  ' if who else ''}{line.text}"
+    return f"{line.at.astimezone():%H:%M:%S}  {who + '  ' if who else ''}{_unfolded(line.text)}"
+
+
+def _unfolded(text: str) -> str:
+    """Show the traceback of a failed call, which a runner writes as one line of JSON, as lines."""
+    if not text.startswith('{"traceback":'):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    told = found.get("traceback") if isinstance(found, dict) else None
+    return told.rstrip() if isinstance(told, str) else text
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -243,6 +243,18 @@ def test_results_have_text_html_and_one_document(result: Any, text: str, keys: s
     json.dumps(document)
 
 
+def test_a_failed_calls_traceback_is_shown_as_lines() -> None:
+    line = LogLine(
+        offset=3,
+        at=NOW,
+        stream="stdout",
+        text=json.dumps({"traceback": "Traceback:\n  x = a[\"k\"]\nKeyError: 'k'\n"}),
+    )
+    assert render.log_line(line).endswith("Traceback:\n  x = a[\"k\"]\nKeyError: 'k'")
+    cut = line.model_copy(update={"text": '{"traceback": "cut'})
+    assert render.log_line(cut).endswith('{"traceback": "cut')
+
+
 def test_a_deployment_has_the_agreed_document() -> None:
     found = render.document(Shipped(deployment(), progress()))
     assert found["ephemeral"] is True
