@@ -55,7 +55,7 @@ def run(rounds: int = 5) -> list[Figure]:
         fastapi = stack.enter_context(_process("fastapi", folder))
         raw = stack.enter_context(_process("raw", folder))
         gateway = stack.enter_context(_process("gateway", folder))
-        bench = _Bench(script, fastapi.port, raw.port, gateway)
+        bench = _Bench(script, fastapi, raw, gateway)
         for url in bench.urls.values():
             _wrk(url, script, connections=16, seconds=1)
         for _ in range(rounds):
@@ -64,22 +64,23 @@ def run(rounds: int = 5) -> list[Figure]:
 
 
 class _Bench:
-    def __init__(self, script: Path, fastapi: int, raw: int, gateway: _Process) -> None:
+    def __init__(self, script: Path, fastapi: _Process, raw: _Process, gateway: _Process) -> None:
         edge = f"http://127.0.0.1:{gateway.port}/run/bench"
         self._script = script
         self._gateway = gateway
+        self._measured = {"fastapi": fastapi.pid, "raw": raw.pid, "gateway+raw": gateway.pid}
         self.urls = {
-            "fastapi": f"http://127.0.0.1:{fastapi}/",
+            "fastapi": f"http://127.0.0.1:{fastapi.port}/",
             "gateway+fastapi": f"{edge}/fastapi/",
-            "raw": f"http://127.0.0.1:{raw}/",
+            "raw": f"http://127.0.0.1:{raw.port}/",
             "gateway+raw": f"{edge}/raw/",
         }
-        self._download = (f"http://127.0.0.1:{raw}/large", f"{edge}/raw/large")
+        self._download = (f"http://127.0.0.1:{raw.port}/large", f"{edge}/raw/large")
         self.fastapi_ratio: list[float] = []
         self.raw_ratio: list[float] = []
         self.added: list[float] = []
         self.added_fastapi: list[float] = []
-        self.cpu: list[float] = []
+        self.cpu: dict[str, list[float]] = {name: [] for name in self._measured}
         self.download: list[float] = []
         self.growth: list[float] = []
         self.rates: dict[str, list[float]] = {name: [] for name in self.urls}
@@ -87,11 +88,12 @@ class _Bench:
     def round(self) -> None:
         many = {}
         for name, url in self.urls.items():
-            before = _cpu_s(self._gateway.pid)
+            pid = self._measured.get(name)
+            before = _cpu_s(pid) if pid else 0.0
             many[name] = sample = _wrk(url, self._script, connections=16, seconds=2)
             self.rates[name].append(sample.rate)
-            if name == "gateway+raw":
-                self.cpu.append((_cpu_s(self._gateway.pid) - before) / sample.requests * 1e6)
+            if pid:
+                self.cpu[name].append((_cpu_s(pid) - before) / sample.requests * 1e6)
         one = {
             name: _wrk(url, self._script, connections=1, seconds=2).p50_ms for name, url in self.urls.items()
         }
@@ -117,11 +119,17 @@ class _Bench:
             median_of("through gateway / raw ASGI direct, c=16", self.raw_ratio, "x", needed=0.25, **least),
             median_of("added p50, raw ASGI, c=1", self.added, "ms", needed=0.15, goal=0.10),
             median_of("added p50, FastAPI, c=1", self.added_fastapi, "ms", needed=0.15, goal=0.10),
-            median_of("gateway's CPU for a call, c=16", self.cpu, "us", needed=60, goal=60),
+            median_of("gateway's CPU for a call, c=16", self.cpu["gateway+raw"], "us", needed=60, goal=60),
+            median_of("gateway's CPU / raw ASGI server's", _paired(self.cpu, "raw"), "x"),
+            median_of("gateway's CPU / FastAPI server's", _paired(self.cpu, "fastapi"), "x"),
             median_of("10 MB download / direct, c=2", self.download, "x", needed=0.65, goal=0.65, **least),
             median_of("memory growth, 20 readers that stall", self.growth, "MB", needed=32, goal=32),
             *(median_of(f"calls a second, {name}", rates, "/s") for name, rates in self.rates.items()),
         ]
+
+
+def _paired(cpu: dict[str, list[float]], other: str) -> list[float]:
+    return [mine / theirs for mine, theirs in zip(cpu["gateway+raw"], cpu[other], strict=True)]
 
 
 def _wrk(url: str, script: Path, *, connections: int, seconds: int) -> Sample:
