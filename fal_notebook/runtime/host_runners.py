@@ -74,6 +74,7 @@ class Runner:
         self._control = b""
         self._error: dict[str, Any] | None = None
         self._why: str | None = None
+        self._is_opening = False
         self._timers: list[Timer] = [
             loop.after(float(order["startup_s"]), lambda: self.expire("startup_timeout"))
         ]
@@ -189,6 +190,8 @@ class Runner:
         match message.get("t"):
             case "setup" if self.state == "starting":
                 self._enter("setup")
+            case "server":
+                self._is_opening = True
             case "ready" if self.state in ("starting", "setup"):
                 self._cancel_timers()
                 self._enter("ready")
@@ -339,10 +342,16 @@ class Runner:
         """Say in the form of the error tree what only the host can know."""
         if reason == "startup_timeout":
             waited = f"{float(self.order['startup_s']):g}"
+            if self._is_opening:
+                what = f"setup() returned, but the web server had not opened {waited} s after the start"
+                fix = "Let `lifespan` reach its `yield`; the stacks show where it was."
+            else:
+                what = f"the runner was not ready {waited} s after its start and was ended"
+                fix = "Make setup() faster, or raise startup_timeout; the stacks show where it was."
             return _error(
                 "runner.startup_timeout",
-                f"the runner was not ready {waited} s after its start and was ended",
-                "Make setup() faster, or raise startup_timeout; the stacks show where it was.",
+                what,
+                fix,
                 "\n".join(self.log.tail),
             )
         if self.start_kind == "spawn" and code == 127:
