@@ -13,8 +13,11 @@ export function duration(ms: number): string {
   return minutes < 60 ? `${minutes} min ${Math.round(s % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Seconds of a phase: "0.1 s", "12.4 s". */
+/** Seconds of a phase: "12 ms", "0.1 s", "12.4 s". */
 export function seconds(s: number): string {
+  if (s < 0.1) {
+    return duration(s * 1_000);
+  }
   return s < 60 ? `${s.toFixed(1)} s` : duration(s * 1_000);
 }
 

@@ -8,7 +8,7 @@ import type { AppSummary } from '../../api/wire.gen';
 import { Banner, Button, CopyButton, Icon, IconButton, Status, StatusIcon, toneOf, useNow, type StatusKind } from '../base/parts';
 import { StartButton } from '../card/Card';
 import type { Host } from '../host';
-import { ago, clock, count, shortId } from '../words';
+import { ago, clock, count } from '../words';
 
 export interface PanelProps {
   host: Host;
@@ -122,11 +122,11 @@ const STATES: Record<AppSummary['state'], { kind: StatusKind; word: string }> = 
   failing: { kind: 'err', word: 'Failing' }
 };
 
-/** State of an app in words: "Serving, 2 runners, S". */
+/** State of an app in words: "Serving, 2 runners". */
 export function stateText(app: AppSummary): string {
   const runners = app.active_runners ? `, ${count(app.active_runners, 'runner')}` : '';
   const detail = app.state === 'idle' ? ', starts on request' : app.state === 'failing' && app.state_reason ? `, ${app.state_reason}` : runners;
-  return `${STATES[app.state].word}${detail}, ${app.machine_types.join(' or ')}`;
+  return `${STATES[app.state].word}${detail}`;
 }
 
 function Row({ app, isOffline, host, instance }: { app: AppSummary; isOffline: boolean; host: Host; instance: string }): JSX.Element {
@@ -143,7 +143,7 @@ function Row({ app, isOffline, host, instance }: { app: AppSummary; isOffline: b
         </span>
         <span class="sub fal-trunc">
           {text}
-          {app.revision ? `, rev ${shortId(app.revision)}` : ''}
+          {app.revision ? `, rev ${app.revision.slice(0, 7)}` : ''}
         </span>
       </span>
       <span class="acts">
