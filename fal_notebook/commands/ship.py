@@ -20,7 +20,7 @@ from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Progress, Shipped, Stage
-from fal_notebook.errors import FalError, MachineError, NotFoundError
+from fal_notebook.errors import DeployError, FalError, MachineError, NotFoundError
 from fal_notebook.origin import attribute_where
 from fal_notebook.survey import Survey, survey
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
@@ -80,6 +80,8 @@ class _Shipment:
         except FalError as error:
             self._fail(error)
             raise
+        except KeyboardInterrupt:
+            raise self._interrupted() from None
         follower = Follower(client, self.ctx, self.progress, deployment)
         final, progress = follower.until_final()
         if final.ephemeral:
@@ -184,6 +186,21 @@ class _Shipment:
     def _show(self, **changes: Any) -> None:
         self.progress = self.progress.with_(**changes)
         self.ctx.report(self.progress)
+
+    def _interrupted(self) -> DeployError:
+        self._show(stage=Stage.STOPPED)
+        title = self.progress.title
+        if self.order.kind == "run":
+            message, fix = (
+                f"Interrupted before `{title}` was sent; nothing of it is left.",
+                "Run it again when you want it.",
+            )
+        else:
+            message, fix = (
+                f"Interrupted while `{title}` was sent.",
+                f"See whether it arrived: `{self.ctx.prefix} apps list`.",
+            )
+        return DeployError(message, fix=fix, code="deploy.cancelled")
 
     def _fail(self, error: FalError) -> None:
         bodies = [ErrorBody.model_validate(error.to_dict())]

@@ -302,3 +302,23 @@ def test_a_named_backend_that_is_down_is_told_with_its_address(notebook: Noteboo
     assert "http://127.0.0.1:9" in cell.text
     assert "fal-nb serve" in cell.text
     assert notebook.run("%fal apps list").error is None
+
+
+def test_an_interrupt_during_the_check_sends_nothing(notebook: Notebook, shared: Stack) -> None:
+    notebook.run(
+        "import time\n"
+        "class Slowly:\n"
+        "    def __reduce__(self):\n"
+        "        print('reducing', flush=True); time.sleep(30); return (Slowly, ())\n"
+        "slowly = Slowly()"
+    )
+    message = notebook.send("%%fal_app\n" + app("Checking", setup="self.s = slowly"))
+    while True:
+        found = notebook.client.get_iopub_msg(timeout=60)
+        if "reducing" in str(found["content"].get("text", "")):
+            break
+    notebook.interrupt()
+    cell = notebook.result(message, timeout_s=25)
+    assert cell.error is not None
+    assert not temporary(shared, "checking")
+    assert notebook.run("1 + 1").error is None
