@@ -26,7 +26,7 @@ def test_backend_killed_runners_live_and_are_adopted(fresh: Stack) -> None:
     before = fresh.call("echo", {}).json()
     old = fresh.backend_pid
     os.kill(old, signal.SIGKILL)
-    after = wait_for("an answer after the backend's death", lambda: answers(fresh, "echo"), 5 * 2)
+    after = wait_for("an answer after the backend's death", lambda: answers(fresh, "echo"), 5 * 4)
     assert after["pid"] == before["pid"], "the runner that lived through it keeps its process id"
     assert after["n"] == before["n"] + 1
     wait_for("the new backend's pid", lambda: fresh.backend_pid not in (0, old))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,10 +24,8 @@ def execute(shared: Stack, name: str) -> tuple[str, Any]:
         book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(shared.root)}}
     )
     client.execute(env=shared.env)
-    texts = []
-    for cell in book.cells:
-        for output in cell.get("outputs", []):
-            texts.append(str(output.get("text") or output.get("data", {}).get("text/plain", "")))
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    texts = [str(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in outputs]
     return "\n".join(texts), book
 
 
@@ -78,8 +77,6 @@ def test_without_multiplexing_every_batch_is_one(shared: Stack) -> None:
         ).text
     finally:
         kernel.close()
-    import json
-
     held_out = json.loads(samples)
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda pair: shared.call("one-by-one", {"pixels": pair[0]}).json(), held_out))
