@@ -13,6 +13,7 @@ __all__ = [
     "Account",
     "Alias",
     "ApiKey",
+    "Attempt",
     "Bundle",
     "Deployment",
     "EventRow",
@@ -20,6 +21,8 @@ __all__ = [
     "ImageState",
     "Node",
     "Record",
+    "Request",
+    "RequestState",
     "Revision",
     "Runner",
     "RunnerPhase",
@@ -51,6 +54,18 @@ class ImageState(StrEnum):
     BUILDING = "building"
     READY = "ready"
     FAILED = "failed"
+
+
+class RequestState(StrEnum):
+    """Where a queued request stands inside the control plane."""
+
+    QUEUED = "queued"
+    """It may be started."""
+    DELAYED = "delayed"
+    """It is tried again later."""
+    LEASED = "leased"
+    """A runner has it."""
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +241,81 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A queued request, from its acceptance to its one outcome."""
+
+    id: int
+    """Sequence number: the order of acceptance."""
+    request_id: str
+    account: str
+    """Owner of the app."""
+    app: str
+    """`owner/alias`."""
+    method: str
+    path: str
+    """With its query."""
+    headers_json: str
+    """[[name, value]] as sent to the App."""
+    lane: str
+    """normal, low."""
+    state: str
+    """A `RequestState` value."""
+    submitted_at: int
+    caller: str | None = None
+    """Account of whoever submitted it."""
+    input_ref: str | None = None
+    """`inline`: table `body`; `file:<name>`: a payload file; None: no body, or dropped."""
+    attempt: int = 0
+    """Number of the present or last try: the fencing token of its outcome."""
+    lost: int = 0
+    """Tries whose runner ended by itself."""
+    timeouts: int = 0
+    """Tries that took too long or answered 504."""
+    errors: int = 0
+    """Tries that answered otherwise and were to be repeated."""
+    runner: str | None = None
+    not_before: int | None = None
+    start_deadline: int | None = None
+    """When waiting ends, over all tries."""
+    deadline_by_caller: int = 0
+    lease_until: int | None = None
+    started_at: int | None = None
+    """When the present or last try began."""
+    cancel_asked: int = 0
+    no_retry: int = 0
+    store_io: int = 1
+    hint: str | None = None
+    webhook: str | None = None
+    idempotency: str | None = None
+    """Hash of owner, endpoint and the caller's key."""
+    input_hash: str | None = None
+    """Hash of the body, kept for requests with an idempotency key."""
+    status_code: int | None = None
+    error_type: str | None = None
+    error: str | None = None
+    """Why there is no answer of the App, for people."""
+    answer_headers_json: str | None = None
+    answer_ref: str | None = None
+    """As `input_ref`."""
+    ended_at: int | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a queued request that did not give its outcome."""
+
+    id: str
+    """`<sequence number>/<attempt>`."""
+    request: int
+    attempt: int
+    runner: str
+    began_at: int
+    ended_at: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """A numbered fact, written in the transaction of the change that it tells of."""
 
@@ -238,5 +328,16 @@ class EventRow:
 
 
 Record = (
-    Account | ApiKey | Image | Bundle | Revision | Alias | Deployment | Node | Runner | Session
+    Account
+    | ApiKey
+    | Image
+    | Bundle
+    | Revision
+    | Alias
+    | Deployment
+    | Node
+    | Runner
+    | Session
+    | Request
+    | Attempt
 )

@@ -1,7 +1,8 @@
-"""What an answer, or a failure, means for a direct call and for the runner that gave it.
+"""What an answer, or a failure, means for a call and for the runner that gave it.
 
-Rules: a direct call is never retried; only the runner's fate is decided here. The table is the whole truth:
-nothing else in the house looks at a status code to judge a runner.
+Rules: a direct call is never repeated; a queued one is, by the table of `queued_verdict`, whose overrides are in this
+order: the caller's wish for no retry, the answer's `X-Fal-Needs-Retry`, the App's `skip_retry_conditions`. The tables
+are the whole truth: nothing else in the house looks at a status code to judge a runner or a request.
 Source: fal core concepts, "Readiness & Liveness"; fal documentation, "Request Error Types".
 """
 
@@ -10,7 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Failure", "Refusal", "RunnerAct", "Verdict", "refusal_of", "unknown_app", "verdict"]
+__all__ = [
+    "Condition",
+    "Failure",
+    "QueuedVerdict",
+    "Refusal",
+    "RunnerAct",
+    "Verdict",
+    "is_yes",
+    "queued_failure",
+    "queued_verdict",
+    "refusal_of",
+    "unknown_app",
+    "verdict",
+]
 
 
 class RunnerAct(StrEnum):
@@ -123,3 +137,70 @@ def refusal_of(failure: Failure) -> tuple[Refusal, Verdict]:
 def unknown_app(alias: str) -> Refusal:
     """Return the answer for an alias that does not exist."""
     return Refusal(404, f"Application '{alias}' not found")
+
+
+class Condition(StrEnum):
+    """Why a queued request is tried again. Source: fal, "Retries and Error Handling"."""
+
+    TIMEOUT = "timeout"
+    """It ran longer than `request_timeout`, or the App answered 504."""
+    SERVER_ERROR = "server_error"
+    """The App answered 503, or asked for it."""
+    CONNECTION_ERROR = "connection_error"
+    """The runner was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedVerdict:
+    """Whether a queued request is tried again, why, and the fate of the runner that had it."""
+
+    again: Condition | None
+    runner: Verdict
+
+
+_NO_CONDITIONS: frozenset[Condition] = frozenset()
+_RETRIED = {503: Condition.SERVER_ERROR, 504: Condition.TIMEOUT}
+_LOST = frozenset({Failure.DISCONNECTED, Failure.INCOMPLETE})
+
+
+def is_yes(value: bytes | None) -> bool | None:
+    """Return what a header's value says: 1, true, yes; 0, false, no; None for anything else and for none."""
+    said = (value or b"").strip().lower()
+    if said in (b"1", b"true", b"yes"):
+        return True
+    return False if said in (b"0", b"false", b"no") else None
+
+
+def queued_verdict(
+    status: int,
+    *,
+    stop_runner: bytes | None = None,
+    needs_retry: bytes | None = None,
+    skip: frozenset[Condition] = _NO_CONDITIONS,
+    no_retry: bool = False,
+) -> QueuedVerdict:
+    """Decide what a runner's answer means for a queued request and for the runner.
+
+    503 and 504 are tried again, nothing else. needs_retry is the answer's `X-Fal-Needs-Retry`, which successes
+    ignore; skip is the App's `skip_retry_conditions`; no_retry the caller's `x-fal-no-retry`.
+    Source: fal, "Retries and Error Handling".
+    """
+    fate = verdict(status, stop_runner)
+    if no_retry or 200 <= status < 300:
+        return QueuedVerdict(None, fate)
+    condition = _RETRIED.get(status)
+    asked = is_yes(needs_retry)
+    if asked is not None:
+        return QueuedVerdict((condition or Condition.SERVER_ERROR) if asked else None, fate)
+    return QueuedVerdict(None if condition in skip else condition, fate)
+
+
+def queued_failure(
+    failure: Failure, *, skip: frozenset[Condition] = _NO_CONDITIONS, no_retry: bool = False
+) -> QueuedVerdict:
+    """Decide what a try without an answer means: a lost runner and a timeout are tried again."""
+    _, fate = refusal_of(failure)
+    condition = Condition.CONNECTION_ERROR if failure in _LOST else None
+    if failure is Failure.REQUEST_TIMEOUT:
+        condition = Condition.TIMEOUT
+    return QueuedVerdict(None if no_retry or condition in skip else condition, fate)
