@@ -5,13 +5,14 @@ Rules: small enough to read in one screen each; values are frozen; every wait is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from fal_backend.domain.records import EventRow, Record
+from fal_backend.domain.queue import Outcome
+from fal_backend.domain.records import EventRow, Record, Request
 
 __all__ = [
     "Blobs",
@@ -24,9 +25,15 @@ __all__ = [
     "HostLost",
     "HostNews",
     "HostState",
+    "LiveRequest",
     "LogRecord",
+    "OldRequest",
     "OpClass",
+    "Payload",
+    "Payloads",
     "Reader",
+    "RequestReads",
+    "RequestWrites",
     "RunnerProvider",
     "StartOrder",
     "Store",
@@ -52,12 +59,72 @@ class OpClass(StrEnum):
     """May wait: retention, statistics."""
 
 
+class LiveRequest(NamedTuple):
+    """What the queue keeps in mind of a request that has not ended."""
+
+    id: int
+    app: str
+    lane: str
+    state: str
+    not_before: int | None
+    start_deadline: int | None
+    hint: str | None
+    submitted_at: int
+
+
+class OldRequest(NamedTuple):
+    """A request past retention."""
+
+    id: int
+    input_ref: str | None
+    answer_ref: str | None
+
+
+class RequestReads(Protocol):
+    """Reads of the queue's rows; bodies here are the small ones, kept in the store."""
+
+    def body(self, id: int, *, answer: bool = False) -> bytes | None: ...
+    def by_idempotency(self, idempotency: str) -> Request | None: ...
+    def live(self) -> Iterator[LiveRequest]:
+        """Yield what has not ended, by app, lane and number."""
+        ...
+
+    def last_id(self) -> int: ...
+    def old(self, before: int, limit: int) -> list[OldRequest]: ...
+
+
+class RequestWrites(RequestReads, Protocol):
+    """What is done for every request: one statement each."""
+
+    def claim(self, id: int, runner: str, now: int, lease_until: int) -> Request | None:
+        """Lease a queued request to a runner; None when it is not queued any more."""
+        ...
+
+    def finish(self, id: int, attempt: int, outcome: Outcome, now: int) -> bool:
+        """Write a request's one outcome; False when this attempt is not the present one."""
+        ...
+
+    def beat(self, leases: Sequence[tuple[int, int]], lease_until: int) -> None:
+        """Renew the leases of (number, attempt)."""
+        ...
+
+    def put_body(self, id: int, data: bytes, *, answer: bool = False) -> None: ...
+    def drop_body(self, id: int, *, answer: bool = False) -> None: ...
+    def forget(self, id: int) -> None:
+        """Remove a request with its bodies and attempts."""
+        ...
+
+
 class Reader(Protocol):
     """Reads of one moment. `where` compares columns for equality and must match a listed index."""
 
-    def get(self, kind: type[R], id: str) -> R | None: ...
+    @property
+    def requests(self) -> RequestReads: ...
+    def get(self, kind: type[R], id: str | int) -> R | None: ...
     def find(self, kind: type[R], **where: Any) -> list[R]: ...
-    def events(self, after: int, limit: int, *, app: str | None = None, subject: str | None = None) -> list[EventRow]: ...
+    def events(
+        self, after: int, limit: int, *, app: str | None = None, subject: str | None = None
+    ) -> list[EventRow]: ...
     def last_event(self) -> int: ...
     def first_event(self) -> int:
         """Return the number of the oldest event kept; when none is kept, that of the next one."""
@@ -67,6 +134,8 @@ class Reader(Protocol):
 class Tx(Reader, Protocol):
     """A transaction; what it writes is durable when `Store.write` returns."""
 
+    @property
+    def requests(self) -> RequestWrites: ...
     def insert(self, record: Record) -> None: ...
     def put(self, record: Record) -> None:
         """Insert unless a record with this id exists; then leave that one."""
@@ -79,7 +148,7 @@ class Tx(Reader, Protocol):
         """
         ...
 
-    def delete(self, kind: type[Record], id: str) -> None: ...
+    def delete(self, kind: type[Record], id: str | int) -> None: ...
     def emit(self, subject: str, kind: str, data: dict[str, Any], *, app: str | None = None) -> None:
         """Append an event; its number is given when the group commits."""
         ...
@@ -97,7 +166,9 @@ class Bus(Protocol):
     """A doorbell: committed events in order, to everyone in this process who listens."""
 
     def publish(self, events: Sequence[EventRow]) -> None: ...
-    def follow(self, after: int, *, app: str | None = None, subject: str | None = None) -> AsyncIterator[EventRow]:
+    def follow(
+        self, after: int, *, app: str | None = None, subject: str | None = None
+    ) -> AsyncIterator[EventRow]:
         """Yield events after number `after`: first from the store, then as they come; never a gap.
 
         The first one has kind "reset" when events after `after` are no longer kept.
@@ -121,6 +192,35 @@ class Blobs(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A large body as a file."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Payloads(Protocol):
+    """Large bodies of queued requests and of their answers: files that belong to one request each."""
+
+    async def save(self, chunks: AsyncIterator[bytes], limit: int) -> Payload:
+        """Write a stream to a new file; it is on the disk when this returns.
+
+        Raises: LimitError `limit.payload` over `limit` bytes, `limit.disk_full`.
+        """
+        ...
+
+    def path(self, name: str) -> Path: ...
+    async def drop(self, names: Sequence[str]) -> None:
+        """Remove files; missing ones are ignored."""
+        ...
+
+    async def sweep(self, known: Callable[[str], bool]) -> int:
+        """Remove files older than an hour that nobody knows, and return how many."""
+        ...
+
+
 @dataclass(frozen=True)
 class BuildSpec:
     """All that an image is made from."""
@@ -134,7 +234,9 @@ class BuildSpec:
 class Builder(Protocol):
     """Makes images."""
 
-    def plan(self, requirements: Sequence[Sequence[str]], python_version: str, versions: dict[str, str]) -> BuildSpec:
+    def plan(
+        self, requirements: Sequence[Sequence[str]], python_version: str, versions: dict[str, str]
+    ) -> BuildSpec:
         """Return what would be built and its hash; versions pins pydantic, fastapi, cloudpickle."""
         ...
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import astuple, replace
 from typing import Any, TypeVar, cast
 
+from fal_backend.adapters.store.requests import SqliteRequests
 from fal_backend.adapters.store.schema import LOOKUPS, shape_of
 from fal_backend.adapters.store.statements import RecordStatements, Statement, Statements
 from fal_backend.domain.records import EventRow, Record
@@ -34,6 +35,11 @@ class SqliteReader:
         self._connection = connection
         self._statements = statements
 
+    @property
+    def requests(self) -> SqliteRequests:
+        """The queue's rows."""
+        return SqliteRequests(self._connection, self._statements.requests)
+
     def run(self, statement: Statement, args: dict[str, Any]) -> sqlite3.Cursor:
         """Execute one statement of `statements.py`."""
         return self._connection.execute(statement.sql, statement.bind(args))
@@ -41,7 +47,7 @@ class SqliteReader:
     def _of(self, kind: type[Any]) -> RecordStatements:
         return self._statements.records[kind]
 
-    def get(self, kind: type[R], id: str) -> R | None:
+    def get(self, kind: type[R], id: str | int) -> R | None:
         """Return the record with this id."""
         row = self.run(self._of(kind).get, {"id_": id}).fetchone()
         return kind(*row) if row else None
@@ -116,7 +122,7 @@ class SqliteTx(SqliteReader):
         changed: Any = record
         return cast("R", replace(changed, version=changed.version + 1))
 
-    def delete(self, kind: type[Record], id: str) -> None:
+    def delete(self, kind: type[Record], id: str | int) -> None:
         """Remove a record; nothing happens when it is not there."""
         self.run(self._of(kind).delete, {"id_": id})
 

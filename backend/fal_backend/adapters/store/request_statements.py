@@ -1,0 +1,100 @@
+"""The statements of the queue: what is done for every request is one statement each, compiled once.
+
+Rules: a claim takes only what is queued; an outcome is written only where the attempt is still the present one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import bindparam, delete, func, insert, literal, null, select, update
+from sqlalchemy.sql.expression import Executable
+from sqlalchemy.types import Integer
+
+from fal_backend.adapters.store.schema import BODY, TABLES
+from fal_backend.domain.records import Attempt, Request, RequestState
+
+__all__ = ["RequestStatements"]
+
+REQUEST = TABLES[Request]
+ATTEMPT = TABLES[Attempt]
+
+
+def _bound(column: Any) -> Any:
+    return bindparam(f"{column.name}_", type_=column.type)
+
+
+_IS_PRESENT = (
+    REQUEST.c.id == _bound(REQUEST.c.id),
+    REQUEST.c.attempt == _bound(REQUEST.c.attempt),
+    REQUEST.c.state == literal(RequestState.LEASED.value),
+)
+
+
+class RequestStatements:
+    """All of them for one dialect; `compile` is `Statements`'s."""
+
+    def __init__(self, compile: Callable[[Executable], Any]) -> None:
+        c = REQUEST.c
+        self.claim = compile(
+            update(REQUEST)
+            .where(c.id == _bound(c.id), c.state == literal(RequestState.QUEUED.value))
+            .values(
+                state=literal(RequestState.LEASED.value),
+                attempt=c.attempt + 1,
+                runner=_bound(c.runner),
+                lease_until=_bound(c.lease_until),
+                started_at=_bound(c.started_at),
+                not_before=null(),
+                version=c.version + 1,
+            )
+            .returning(*c)
+        )
+        self.finish = compile(
+            update(REQUEST)
+            .where(*_IS_PRESENT)
+            .values(
+                state=literal(RequestState.DONE.value),
+                status_code=_bound(c.status_code),
+                error_type=_bound(c.error_type),
+                error=_bound(c.error),
+                answer_headers_json=_bound(c.answer_headers_json),
+                answer_ref=_bound(c.answer_ref),
+                ended_at=_bound(c.ended_at),
+                not_before=null(),
+                lease_until=null(),
+                version=c.version + 1,
+            )
+        )
+        self.beat = compile(
+            update(REQUEST)
+            .where(*_IS_PRESENT)
+            .values(lease_until=_bound(c.lease_until), version=c.version + 1)
+        )
+        self.by_idempotency = compile(
+            select(REQUEST).where(c.idempotency == _bound(c.idempotency)).order_by(c.id.desc()).limit(1)
+        )
+        # Read at each start, for every app at once: the columns of `ports.LiveRequest`.
+        self.live = compile(
+            select(c.id, c.app, c.lane, c.state, c.not_before, c.start_deadline, c.hint, c.submitted_at)
+            .where(c.ended_at.is_(None))
+            .order_by(c.app, c.lane, c.id)
+        )
+        self.last_id = compile(select(func.max(c.id)))
+        self.old = compile(
+            select(c.id, c.input_ref, c.answer_ref)
+            .where(c.ended_at < _bound(c.ended_at))
+            .order_by(c.ended_at)
+            .limit(bindparam("limit_", type_=Integer()))
+        )
+        self.forget = compile(delete(REQUEST).where(c.id == _bound(c.id)))
+        self.forget_attempts = compile(delete(ATTEMPT).where(ATTEMPT.c.request == _bound(ATTEMPT.c.request)))
+        self.get_body = compile(select(BODY.c.data).where(BODY.c.ref == _bound(BODY.c.ref)))
+        self.put_body = compile(insert(BODY).values({column.name: _bound(column) for column in BODY.columns}))
+        self.drop_body = compile(delete(BODY).where(BODY.c.ref == _bound(BODY.c.ref)))
+
+    def all(self) -> Iterator[tuple[str, Any]]:
+        """Yield every statement with a name."""
+        for name, statement in vars(self).items():
+            yield f"requests.{name}", statement
