@@ -61,6 +61,20 @@ class Slots(Generic[S]):
             insort(self._free, (runner.taken, runner.born, runner))
         return runner
 
+    def take_of(self, runner: S) -> bool:
+        """Take a slot of this runner, if it has one free."""
+        if runner.taken >= runner.width:
+            return False
+        self.occupy(runner, is_open=True)
+        return True
+
+    def occupy(self, runner: S, *, is_open: bool) -> None:
+        """Count a call that a runner has, whether a slot was free or not."""
+        self.discard(runner)
+        runner.taken += 1
+        if is_open:
+            self.add(runner)
+
     def give(self, runner: S, *, is_open: bool) -> None:
         """Give a slot back; a runner that is not open any more takes no further call for it."""
         if is_open:

@@ -17,6 +17,8 @@ __all__ = [
     "Bundle",
     "Deployment",
     "EventRow",
+    "File",
+    "FileState",
     "Image",
     "ImageState",
     "Node",
@@ -66,6 +68,14 @@ class RequestState(StrEnum):
     LEASED = "leased"
     """A runner has it."""
     DONE = "done"
+
+
+class FileState(StrEnum):
+    """How far a stored file is."""
+
+    OPEN = "open"
+    """Its address was given out; its bytes are not all there."""
+    READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +326,29 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file that somebody uploaded; its bytes are kept once for each content."""
+
+    id: str
+    """32 hex digits, the unguessable part of its address."""
+    account: str
+    name: str
+    content_type: str
+    state: str
+    """A `FileState` value."""
+    created_at: int
+    expires_at: int | None = None
+    """When it goes; for an open one, when its upload is given up."""
+    lifetime_s: int | None = None
+    """What was asked for: counted from when it is ready."""
+    upload: str | None = None
+    """Id of a multipart upload."""
+    sha256: str | None = None
+    size_bytes: int | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """A numbered fact, written in the transaction of the change that it tells of."""
 
@@ -338,6 +371,7 @@ Record = (
     | Node
     | Runner
     | Session
+    | File
     | Request
     | Attempt
 )

@@ -1,9 +1,10 @@
-"""Who gets the next call: routes, runners with free slots, and the line of those that wait.
+"""Who gets the next call: routes, runners with free slots, and the lines of those that wait.
 
 Rules: event-loop thread only, so no locks; no store, no sockets, no I/O. The runner's own gate is the truth
 about how many calls it takes; the count here makes a refusal by it rare. What a slot or a place in the line is
 given to is told by a future, which is resolved exactly once. A caller of `admit` or of a waiter's `turn`
-owns one slot of the door it got, and gives it back with `release`.
+owns one slot of the door it got, and gives it back with `release`. Queued requests stand in lines of their own
+(`Feed`): a free slot goes to a direct call, after four of those in a row to a queued one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from fal_backend.domain.request import Failure, Refusal, refusal_of, unknown_app
 from fal_backend.services.tally import Tallies
 from fal_notebook.wire import AuthMode
 
-__all__ = ["Dispatch", "Door", "Link", "Load", "Route", "RouteInfo", "RunnerLoad", "Waiter"]
+__all__ = ["Dispatch", "Door", "Feed", "Link", "Load", "Route", "RouteInfo", "RunnerLoad", "Waiter"]
 
 LANE_LIMIT = 1_000
 START_LIMIT_S = 600.0
+DIRECT_IN_A_ROW = 4
+"""Slots that go to direct calls before one goes to the queue, if both wait."""
 _BUSY_LIMIT = 20
+_DEMAND_S = 0.05
 _BUSY_FIRST_S, _BUSY_MOST_S = 0.001, 2.0
 
 
@@ -61,6 +65,7 @@ class Load:
     running: int
     """Calls in flight."""
     waiting: int
+    """Direct calls and queued requests that could start."""
     oldest_wait_s: float
     served: int
     """Calls finished since this process began."""
@@ -79,6 +84,23 @@ class Link(Protocol):
         ...
 
 
+class Feed(Protocol):
+    """The queued requests of one app that could start now."""
+
+    def waiting(self) -> int: ...
+    def oldest_since(self) -> float:
+        """`time.monotonic()` of when the oldest came."""
+        ...
+
+    def hint(self) -> str | None:
+        """The runner hint of the next one."""
+        ...
+
+    def start(self, door: Door) -> None:
+        """Start the next one; it owns a slot of the door now."""
+        ...
+
+
 class Door:
     """A runner as the data plane sees it."""
 
@@ -86,6 +108,7 @@ class Door:
         "born",
         "busy_streak",
         "control",
+        "hints",
         "idle_since",
         "is_closing",
         "is_open",
@@ -113,6 +136,8 @@ class Door:
         self.idle_since: float | None = time.monotonic()
         self.busy_streak = 0
         self.link: Link | None = None
+        self.hints: frozenset[str] = frozenset()
+        """What the runner said last of what it has at hand (`X-Fal-Runner-Hints`)."""
         self.stamp = b"x-fal-revision: %b\r\nx-fal-runner-id: %b\r\n" % (
             lane.revision.encode(),
             runner_id.encode(),
@@ -123,19 +148,42 @@ class Door:
 class Lane:
     """The runners of one revision and the calls that wait for them."""
 
-    __slots__ = ("direct", "doors", "inflight", "revision", "served", "slots")
+    __slots__ = (
+        "asked_at",
+        "direct",
+        "direct_in_a_row",
+        "doors",
+        "feeds",
+        "inflight",
+        "revision",
+        "served",
+        "slots",
+    )
 
     def __init__(self, revision: str) -> None:
         self.revision = revision
         self.doors: dict[str, Door] = {}
         self.slots: Slots[Door] = Slots()
         self.direct: Line[Waiter] = Line()
+        self.direct_in_a_row = 0
+        self.feeds: dict[str, Feed] = {}
+        """Queues with something to start, by app."""
+        self.asked_at = 0.0
         self.inflight = 0
         self.served = 0
 
     @property
     def is_unused(self) -> bool:
-        return not self.doors and not len(self.direct) and not self.inflight
+        return not self.doors and not len(self.direct) and not self.feeds and not self.inflight
+
+    def next_feed(self) -> tuple[str, Feed] | None:
+        """Return the queue whose turn it is; empty ones go."""
+        while self.feeds:
+            key, feed = next(iter(self.feeds.items()))
+            if feed.waiting():
+                return key, feed
+            del self.feeds[key]
+        return None
 
 
 class Route:
@@ -183,6 +231,8 @@ class Dispatch:
         self._doors: dict[str, Door] = {}
         self._born = 0
         self.tallies = Tallies()
+        self.on_dropped: Callable[[str], None] = lambda key: None
+        """Told of an app (`owner/alias`) that is no more."""
 
     # Routes
 
@@ -199,6 +249,9 @@ class Dispatch:
             before.lane.direct.leave(waiter)
             waiter.route = route
             route.lane.direct.join(waiter)
+        feed = before.lane.feeds.pop(route.key, None)
+        if feed is not None:
+            route.lane.feeds[route.key] = feed
         self._forget_unused(before.lane)
         self._serve(route.lane)
 
@@ -211,6 +264,8 @@ class Dispatch:
         self._fail(
             [waiter for waiter in route.lane.direct if waiter.route.key == route.key], unknown_app(alias)
         )
+        route.lane.feeds.pop(route.key, None)
+        self.on_dropped(route.key)
         self._forget_unused(route.lane)
 
     def routes(self) -> list[RouteInfo]:
@@ -264,6 +319,35 @@ class Dispatch:
             self._shut(door)
             self._on_verdict(door.runner_id, reason)
 
+    # Queued requests
+
+    def offer(self, key: str, feed: Feed) -> None:
+        """Note that a queue has something to start; it is asked for it as slots become free."""
+        route = self._routes.get(key.encode())
+        if route is None:
+            return
+        lane = route.lane
+        lane.feeds[key] = feed
+        self._pump(lane)
+        if lane.feeds and time.monotonic() - lane.asked_at >= _DEMAND_S:
+            # A flood of submissions is not a flood of questions: the next tick sees the rest.
+            lane.asked_at = time.monotonic()
+            self._on_demand(lane.revision)
+
+    def occupy(self, runner_id: str) -> Door | None:
+        """Take a slot of a runner that has a call already; None when it takes no calls."""
+        door = self._doors.get(runner_id)
+        if door is None:
+            return None
+        door.lane.slots.occupy(door, is_open=door.is_open)
+        door.lane.inflight += 1
+        door.idle_since = None
+        return door
+
+    def door(self, runner_id: str) -> Door | None:
+        """Return a runner that takes calls, or still has some."""
+        return self._doors.get(runner_id)
+
     # Calls
 
     def admit(self, route: Route) -> Door | None:
@@ -314,7 +398,7 @@ class Dispatch:
             door.idle_since = time.monotonic()
             if door.is_closing:
                 self._drained(door)
-        if len(lane.direct):
+        if len(lane.direct) or lane.feeds:
             self._pump(lane)
         elif not door.is_open:
             self._forget_unused(lane)
@@ -343,13 +427,16 @@ class Dispatch:
         lane = self._lanes.get(revision)
         if lane is None:
             return Load(0, 0, 0.0, 0, {})
+        now = time.monotonic()
         head = lane.direct.head()
-        oldest_wait_s = time.monotonic() - head.since if head else 0.0
+        queues = [feed for feed in lane.feeds.values() if feed.waiting()]
+        oldest = min([head.since if head else now, *(feed.oldest_since() for feed in queues)])
+        waiting = len(lane.direct) + sum(feed.waiting() for feed in queues)
         runners = {
             door.runner_id: RunnerLoad(door.runner_id, door.taken, door.idle_since, door.served)
             for door in lane.doors.values()
         }
-        return Load(lane.inflight, len(lane.direct), oldest_wait_s, lane.served, runners)
+        return Load(lane.inflight, waiting, now - oldest, lane.served, runners)
 
     def served(self, owner: str, alias: str) -> int:
         """Return how many calls of an app have finished since this process began."""
@@ -370,19 +457,52 @@ class Dispatch:
     def _serve(self, lane: Lane) -> None:
         """Give free slots to those that wait, and ask for a runner when some are left."""
         self._pump(lane)
-        if len(lane.direct):
+        if len(lane.direct) or lane.feeds:
             self._on_demand(lane.revision)
 
     def _pump(self, lane: Lane) -> None:
-        """Give free slots to those that wait, in order."""
-        while (waiter := lane.direct.head()) is not None:
+        """Give free slots to those that wait: to direct calls in order, after some of them to a queued one."""
+        while True:
+            waiter = lane.direct.head()
+            if waiter is None or (lane.feeds and lane.direct_in_a_row >= DIRECT_IN_A_ROW):
+                queue = lane.next_feed()
+                if queue is not None:
+                    if not self._start_queued(lane, *queue):
+                        return
+                    continue
+                if waiter is None:
+                    return
             door = lane.slots.take()
             if door is None:
                 return
             lane.direct.leave(waiter)
+            lane.direct_in_a_row += 1
             lane.inflight += 1
             door.idle_since = None
             self._settle(waiter, door)
+
+    def _start_queued(self, lane: Lane, key: str, feed: Feed) -> bool:
+        """Give a slot to the next queued request, if there is one; apps of one revision take turns."""
+        hint = feed.hint()
+        door = self._hinted(lane, hint) if hint is not None else None
+        if door is None:
+            door = lane.slots.take()
+        if door is None:
+            return False
+        del lane.feeds[key]
+        lane.feeds[key] = feed
+        lane.direct_in_a_row = 0
+        lane.inflight += 1
+        door.idle_since = None
+        feed.start(door)
+        return True
+
+    def _hinted(self, lane: Lane, hint: str) -> Door | None:
+        """Take a slot of a runner that said it has at hand what a request wants."""
+        for door in lane.doors.values():
+            if door.is_open and hint in door.hints and lane.slots.take_of(door):
+                return door
+        return None
 
     def _settle(self, waiter: Waiter, result: Door | Refusal) -> None:
         if waiter.timer is not None:
