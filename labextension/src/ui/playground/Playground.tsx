@@ -73,6 +73,9 @@ export function Playground(props: PlaygroundProps): JSX.Element {
   const [wasChecked, setChecked] = useState(false);
   const prefix = useMemo(() => `fal${++mounts}`, []);
   const leave = useRef<(() => void) | null>(null);
+  const root = useRef<HTMLDivElement>(null);
+  const latest = useRef(form);
+  latest.current = form;
   useEffect(() => {
     kept.set(key, { form, request: settled(request), signature: start.signature });
   }, [form, request]);
@@ -85,10 +88,14 @@ export function Playground(props: PlaygroundProps): JSX.Element {
   usePlaced(props.endpoint, form, request, dispatch, () => setFocusProblem(Date.now()));
 
   const run = (): void => {
-    if (request.phase === 'running' || request.phase === 'streaming') {
-      return;
+    if (request.phase !== 'running' && request.phase !== 'streaming') {
+      commit(root.current);
+      // What the box still held is in the form after this turn.
+      setTimeout(() => begin(latest.current));
     }
-    const problems = problemsOf(props.endpoint, form);
+  };
+  const begin = (filled: FormState): void => {
+    const problems = problemsOf(props.endpoint, filled);
     dispatch({ type: 'problems', problems, banner: [] });
     setChecked(true);
     if (Object.keys(problems).length) {
@@ -96,21 +103,20 @@ export function Playground(props: PlaygroundProps): JSX.Element {
       setFocusProblem(Date.now());
       return;
     }
-    leave.current = send(props.transport, callOf(props, form), report);
+    leave.current = send(props.transport, callOf(props, filled), report);
   };
   const isRunning = request.phase === 'running' || request.phase === 'streaming';
   const onKey = (event: KeyboardEvent): void => {
     if (event.key === 'Enter' && event.shiftKey) {
       event.preventDefault();
       event.stopPropagation();
-      (event.target as HTMLElement).dispatchEvent(new Event('change', { bubbles: true }));
       run();
     } else if (event.key === 'Escape' && isRunning) {
       leave.current?.();
     }
   };
   return (
-    <div onKeyDown={onKey}>
+    <div ref={root} onKeyDown={onKey}>
       <Tabs tab={tab} prefix={prefix} onTab={setTab} />
       <div class="fal-pg">
         <div class="fal-pg-in" role="tabpanel" id={`${prefix}-panel`} aria-labelledby={`${prefix}-${tab}`}>
@@ -138,6 +144,14 @@ export function Playground(props: PlaygroundProps): JSX.Element {
       </div>
     </div>
   );
+}
+
+/** Let the focused box hand over what it hands over only when it is left. */
+function commit(root: HTMLElement | null): void {
+  const active = (root?.getRootNode() as ShadowRoot | undefined)?.activeElement;
+  if (active?.tagName === 'INPUT' && root?.contains(active)) {
+    active.dispatchEvent(new Event('change', { bubbles: true }));
+  }
 }
 
 /** A request that is still running belongs to the mount that sent it. */
@@ -300,7 +314,8 @@ function CodeTab(props: PlaygroundProps & { form: FormState }): JSX.Element {
 
 function RunBar(props: { isRunning: boolean; onRun: () => void; onStop: () => void; onReset: () => void }): JSX.Element {
   return (
-    <div class="fal-runbar">
+    // The focus stays in the field: leaving it could show an error there and move the button from under the pointer.
+    <div class="fal-runbar" onMouseDown={event => event.preventDefault()}>
       {/* The name is "Run" at any time, so that tools and readers find it. */}
       <button type="button" class="fal-btn fal-btn-primary" aria-label="Run" disabled={props.isRunning} title="Run (Shift Enter)" onClick={props.onRun}>
         <Icon name={props.isRunning ? 'spin' : 'play'} spin={props.isRunning} />
