@@ -153,3 +153,19 @@ def test_side_panel_lists_apps_and_opens_a_playground_tab(session: Session) -> N
     expect(tab).to_contain_text("tabtab", timeout=30_000)
     session.picture("playground-tab")
     assert not session.errors
+
+
+def test_web_page_of_a_temporary_app_calls_it_under_a_strict_policy(session: Session) -> None:
+    session.open(session.lab.notebook(LOAD, APP.replace("Repeat", "Paged")))
+    session.run_all(wait=False)
+    url = session.card().locator("code", has_text="/run/").first.inner_text()
+    session.page.goto(url.replace("/run/", "/playground/"))
+    page = session.page.locator(".fal-card")
+    page.get_by_label("Text").fill("web")
+    page.get_by_role("button", name="Run").click()
+    expect(page).to_contain_text("webweb", timeout=30_000)
+    session.picture("page-playground")
+    session.page.goto(url.split("/run/")[0] + "/")
+    expect(session.page.locator(".fal-card")).to_contain_text("Public apps")
+    session.picture("page-gallery")
+    assert not session.errors
