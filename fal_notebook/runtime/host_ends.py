@@ -71,6 +71,10 @@ class RunnerEnds:
         for fd in self.child_fds:
             self.close(fd)
 
+    def is_open(self, fd: int) -> bool:
+        """Say whether this descriptor is still ours."""
+        return fd in self._open
+
     def close(self, fd: int) -> None:
         """Close one descriptor, once."""
         if fd in self._open:

@@ -388,7 +388,9 @@ class Runner:
     def _close_ends(self) -> None:
         ends = self.ends
         for fd in (ends.out, ends.err, ends.log, ends.control, ends.settings):
-            self._loop.forget(fd)
+            # One that was closed before may be another runner's by now: its number is used again at once.
+            if ends.is_open(fd):
+                self._loop.forget(fd)
         ends.close_all()
 
 

@@ -125,6 +125,12 @@ def test_a_newer_deployment_supersedes_one_that_has_not_switched(backend: Backen
     assert backend.call("overtaken").json()["value"] == 2
 
 
+def test_a_runner_that_ends_takes_nothing_from_one_that_starts(backend: Backend) -> None:
+    for number in range(5):
+        backend.ship(app_of(f"crossing-{number}", 1, sleeps=30))
+        assert backend.deploy(app_of(f"crossing-{number}", 2))["state"] in ("draining", "done")
+
+
 def test_an_overlong_setup_is_ended_and_says_what_never_opened(backend: Backend) -> None:
     failed = backend.deploy(app_of("overlong", sleeps=60, startup_timeout=2))
     assert failed["error"]["code"] == "runner.startup_timeout"
