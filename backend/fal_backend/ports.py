@@ -15,6 +15,7 @@ from fal_backend.domain.queue import Outcome
 from fal_backend.domain.records import EventRow, Record, Request
 
 __all__ = [
+    "Arrived",
     "Blobs",
     "BuildSpec",
     "Builder",
@@ -35,6 +36,7 @@ __all__ = [
     "RequestReads",
     "RequestWrites",
     "RunnerProvider",
+    "Shelf",
     "StartOrder",
     "Store",
     "Tx",
@@ -207,7 +209,7 @@ class Payloads(Protocol):
     async def save(self, chunks: AsyncIterator[bytes], limit: int) -> Payload:
         """Write a stream to a new file; it is on the disk when this returns.
 
-        Raises: LimitError `limit.payload` over `limit` bytes, `limit.disk_full`.
+        Raises: LimitError `limit.blob_size` over `limit` bytes, `limit.disk_full`.
         """
         ...
 
@@ -218,6 +220,54 @@ class Payloads(Protocol):
 
     async def sweep(self, known: Callable[[str], bool]) -> int:
         """Remove files older than an hour that nobody knows, and return how many."""
+        ...
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Bytes that came, complete and synced, not yet kept under their content's name."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+class Shelf(Protocol):
+    """Uploaded files, kept once for each content; what arrives is streamed and never held in memory."""
+
+    async def receive(self, chunks: AsyncIterator[bytes], grow: Callable[[int], None]) -> Arrived:
+        """Take a stream; `grow` is asked before so many more bytes are written and may raise.
+
+        Whatever ends it before its end leaves nothing. Raises: LimitError `limit.disk_full`.
+        """
+        ...
+
+    async def keep(self, arrived: Arrived) -> None:
+        """Put it where `read` finds it."""
+        ...
+
+    async def keep_part(self, upload: str, number: int, arrived: Arrived) -> int:
+        """Put it among an upload's parts, in the place of an earlier one; return that one's size."""
+        ...
+
+    def parts(self, upload: str) -> dict[int, tuple[str, int]]:
+        """Return (sha256, size) of each part by its number."""
+        ...
+
+    async def join(self, upload: str, parts: Sequence[tuple[int, str]]) -> Arrived:
+        """Write the named parts one behind the other."""
+        ...
+
+    def drop(self, arrived: Arrived) -> None: ...
+    async def drop_parts(self, upload: str) -> None: ...
+    async def remove(self, sha256: str) -> None:
+        """Take a content away; whoever reads it now reads on."""
+        ...
+
+    def read(self, sha256: str, start: int, length: int) -> AsyncIterator[bytes]: ...
+    def free_bytes(self) -> int: ...
+    async def clear(self, contents: set[str], uploads: set[str]) -> int:
+        """Remove all but these contents and uploads; only while nothing arrives. Return how many went."""
         ...
 
 

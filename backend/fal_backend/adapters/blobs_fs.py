@@ -19,7 +19,7 @@ from typing import BinaryIO
 from fal_notebook.errors import BundleError, LimitError
 from fal_notebook.places import Places
 
-__all__ = ["BlobFolder"]
+__all__ = ["BlobFolder", "settle", "write_stream"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BATCH = 1 << 20
@@ -56,14 +56,14 @@ class BlobFolder:
         temporary = target.with_name(f".{sha256}.{secrets.token_hex(4)}")
         try:
             with temporary.open("wb") as file:
-                size, found = await _write(file, chunks, limit)
+                size, found = await write_stream(file, chunks, limit)
                 if found != sha256:
                     raise BundleError(
                         f"The upload's content has sha256 {found}, not {sha256}.",
                         code="bundle.hash_mismatch",
                         fix="Try again; it was damaged on the way.",
                     )
-                await asyncio.to_thread(_settle, file, temporary, target)
+                await asyncio.to_thread(settle, file, temporary, target)
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
@@ -77,8 +77,11 @@ class BlobFolder:
         return size
 
 
-async def _write(file: BinaryIO, chunks: AsyncIterator[bytes], limit: int) -> tuple[int, str]:
-    """Write all chunks and return (size, sha256), a thread's hop for each megabyte."""
+async def write_stream(file: BinaryIO, chunks: AsyncIterator[bytes], limit: int) -> tuple[int, str]:
+    """Write all chunks and return (size, sha256), a thread's hop for each megabyte.
+
+    Raises: LimitError `limit.blob_size` over `limit` bytes.
+    """
     digest = hashlib.sha256()
     size, batch, waiting = 0, list[bytes](), 0
 
@@ -104,7 +107,8 @@ async def _write(file: BinaryIO, chunks: AsyncIterator[bytes], limit: int) -> tu
     return size, digest.hexdigest()
 
 
-def _settle(file: BinaryIO, temporary: Path, target: Path) -> None:
+def settle(file: BinaryIO, temporary: Path, target: Path) -> None:
+    """Make a written file's name and content durable; blocks."""
     file.flush()
     os.fsync(file.fileno())
     temporary.rename(target)

@@ -58,14 +58,15 @@ class End(Enum):
 class Answer:
     """The head of an answer: what is forwarded, and what is only for us."""
 
-    __slots__ = ("is_busy", "is_chunked", "length", "lines", "raw", "status", "stop_runner")
+    __slots__ = ("found", "is_busy", "is_chunked", "length", "lines", "raw", "status", "stop_runner")
 
     def __init__(self, status: int, length: int | None, raw: Headers) -> None:
         self.status = status
         self.length = length
         """Value of `content-length`, None without one."""
         self.raw = raw
-        found = {name.lower(): value for name, value in raw}
+        self.found = found = {name.lower(): value for name, value in raw}
+        """Headers by name; of a repeated one the last."""
         self.stop_runner = found.get(b"x-fal-stop-runner")
         self.is_busy = status == 429 and b"x-fal-nb-busy" in found
         self.is_chunked = b"transfer-encoding" in found

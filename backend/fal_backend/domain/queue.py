@@ -77,6 +77,8 @@ class Again:
     """Microseconds to wait, see `pause_us`."""
     limit: int | None = None
     """Repeats for this condition at most; None: only the limit of all tries."""
+    is_counted: bool = True
+    """False: the runner was asked to end, which says nothing of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ def _ended(row: Request, event: Ended | LeaseOver, now: int) -> Request:
         return _done(row, event.outcome, now)
     if row.cancel_asked:
         return _done(row, _CANCELLED, now)
-    counted, count = _count(row, again.condition)
+    counted, count = _count(row, again.condition) if again.is_counted else (row, 0)
     if row.attempt >= ATTEMPTS or (again.limit is not None and count > again.limit):
         return _done(counted, event.outcome, now)
     return replace(

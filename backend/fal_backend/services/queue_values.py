@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from fal_backend.ports import Payload
 from fal_backend.services.dispatch import Route
 
 __all__ = [
@@ -27,13 +28,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SavedBody:
-    """A large body that lies on the disk already, made by `QueueFace.save_body`."""
-
-    name: str
-    size: int
-    sha256: str
+SavedBody = Payload
+"""A large body that lies on the disk already, made by `QueueFace.save_body`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,93 @@
+"""Large bodies of queued requests and answers: `store/payloads/ab/<name>`, whole or not there.
+
+Rules: written beside, synced, renamed and the folder synced before a row may name it; each file belongs to one
+request, so that it goes when its request goes; what no row names after an hour was left by a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+
+from fal_backend.adapters.blobs_fs import settle, write_stream
+from fal_backend.ports import Payload
+from fal_notebook.errors import LimitError
+from fal_notebook.places import Places
+
+__all__ = ["PayloadFolder"]
+
+_NAME = re.compile(r"[0-9a-f]{32}")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_LEFT_S = 3600.0
+
+
+class PayloadFolder:
+    """See `ports.Payloads`."""
+
+    def __init__(self, places: Places) -> None:
+        self._folder = places.store / "payloads"
+
+    def path(self, name: str) -> Path:
+        """Return where a payload lies. Raises: ValueError for what is no name of ours."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"not a payload's name: {name[:80]!r}")
+        return self._folder / name[:2] / name
+
+    async def save(self, chunks: AsyncIterator[bytes], limit: int) -> Payload:
+        """Write a stream to a new file; it is on the disk when this returns.
+
+        Raises: LimitError `limit.blob_size` over `limit` bytes, `limit.disk_full`.
+        """
+        name = secrets.token_hex(16)
+        target = self.path(name)
+        temporary = target.with_name(f".{name}")
+        try:
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                size, sha256 = await write_stream(file, chunks, limit)
+                await asyncio.to_thread(settle, file, temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise LimitError(
+                f"The body cannot be stored: {error.strerror}.",
+                code="limit.disk_full",
+                fix="Free some space on the disk of the data folder.",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Payload(name, size, sha256)
+
+    async def drop(self, names: Sequence[str]) -> None:
+        """Remove files; missing ones are ignored."""
+        if names:
+            await asyncio.to_thread(self._drop, names)
+
+    def _drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.path(name).unlink(missing_ok=True)
+
+    async def sweep(self, known: Callable[[str], bool]) -> int:
+        """Remove files older than an hour that nobody knows, and return how many; `known` is asked in a thread."""
+        return await asyncio.to_thread(self._sweep, known)
+
+    def _sweep(self, known: Callable[[str], bool]) -> int:
+        gone = 0
+        for file in self._old():
+            if not known(file.name):
+                file.unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+    def _old(self) -> Iterator[Path]:
+        if self._folder.is_dir():
+            for file in self._folder.glob("*/*"):
+                if file.stat().st_mtime < time.time() - _LEFT_S:
+                    yield file
