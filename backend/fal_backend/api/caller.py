@@ -1,4 +1,4 @@
-"""One request at the edge and its answer: a lean form for calls of apps, and uvicorn's for everything else.
+"""One request at the edge and its answer: a lean form for the data plane, and uvicorn's for everything else.
 
 Rules: nothing is buffered here beyond one answer's head, which waits for the first bytes of its body so that both
 leave in one write; whoever writes more watches `is_full`. An answer that ends before its request's body closes the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -79,6 +79,16 @@ class Connection(Protocol):
     def transport(self) -> asyncio.Transport: ...
     @property
     def flow(self) -> FlowControl: ...
+    @property
+    def scheme(self) -> Literal["http", "https"] | None:
+        """How the caller reached us."""
+        ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it came by the unix socket, whose callers name any host."""
+        ...
+
     def default_lines(self, extra: Headers) -> bytes:
         """Return the header lines that every answer carries, and the extra ones."""
         ...

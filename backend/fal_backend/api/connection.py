@@ -26,10 +26,14 @@ from uvicorn.server import ServerState
 
 from fal_backend.api.caller import Caller, Cycle, problem
 from fal_backend.api.head import Head, Headers
+from fal_backend.api.readdress import PROXY, TARGET, readdress
 
 __all__ = ["EdgeProtocol", "House", "Limits"]
 
 log = logging.getLogger(__name__)
+
+_DATA_PLANE = (b"/run/", b"/queue/")
+"""What is served without ASGI."""
 
 IN_HAND = HIGH_WATER_LIMIT
 """A body up to this size is complete before its call takes a slot."""
@@ -257,6 +261,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self.transport.write(head % (STATUS_LINE[status], lines, len(body)) + body)
         self.linger()
 
+    @property
+    def is_local(self) -> bool:
+        return self.client is None
+
     def default_lines(self, extra: Headers) -> bytes:
         headers = self.server_state.default_headers
         if headers is not self._lines_of:
@@ -336,8 +344,10 @@ class EdgeProtocol(HttpToolsProtocol):
     def _cycle(self, head: Head, length: int | None) -> Caller | Cycle:
         is_http10 = self.parser.get_http_version() == "1.0"
         keep_alive = not is_http10 and self.parser.should_keep_alive() and not head.is_websocket
+        if TARGET in head.found and self.url.partition(b"?")[0] == PROXY:
+            self.url = readdress(head.found[TARGET]) or b"/api/fal/proxy/refused"
         is_preflight = head.method == b"OPTIONS" and b"access-control-request-method" in head.found
-        if self.url.startswith(b"/run/") and not is_preflight:
+        if self.url.startswith(_DATA_PLANE) and not is_preflight:
             return Caller(self, head, self.url, length, is_http10=is_http10, keep_alive=keep_alive)
         cycle = Cycle(
             scope=self._scope(head, length, is_http10=is_http10),

@@ -24,6 +24,7 @@ from fal_backend.api import metrics
 from fal_backend.api.caller import Caller, problem
 from fal_backend.api.connection import EdgeProtocol, Limits
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.queue import QueueDoor
 
 __all__ = ["Edge", "Limits", "serve"]
 
@@ -36,7 +37,7 @@ _OPEN_FILES = 65_536
 
 
 class Edge:
-    """The root application: checks at the door, then `/run/` to the gateway, `/api/` to control, the rest to pages."""
+    """The root application: checks at the door, then each path to its room."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Edge:
         control: Any,
         pages: Any,
         *,
+        queue: QueueDoor | None = None,
         url: str,
         allow_hosts: Sequence[str] = (),
         allow_origins: Sequence[str] = (),
@@ -52,8 +54,9 @@ class Edge:
     ) -> None:
         self.limits = limits or Limits()
         self.addresses: dict[str, int] = {}
-        self.begin: Callable[[Caller], None] = gateway.begin
         self._gateway = gateway
+        self._call: Callable[[Caller], None] = gateway.begin
+        self._queue = queue
         self._control = control
         self._pages = pages
         self._ready = ready
@@ -63,6 +66,15 @@ class Edge:
             self._hosts |= {f"[{hostname}]" if ":" in hostname else hostname}
         self._good_hosts: set[bytes] = set()
         self._origins = frozenset(origin.rstrip("/").encode() for origin in allow_origins)
+
+    def begin(self, caller: Caller) -> None:
+        """Serve a request of the data plane."""
+        if caller.target.startswith(b"/run/"):
+            self._call(caller)
+        elif self._queue is not None:
+            self._queue.begin(caller)
+        else:
+            caller.answer(404, b"", problem("There is no queue here"))
 
     # Checks, called by the connection on each head
 
@@ -144,7 +156,23 @@ class Edge:
 
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-fal-request-timeout"),
+    (
+        b"access-control-allow-headers",
+        b", ".join(
+            (
+                b"authorization",
+                b"content-type",
+                b"idempotency-key",
+                b"x-fal-no-retry",
+                b"x-fal-object-lifecycle-preference",
+                b"x-fal-queue-priority",
+                b"x-fal-request-timeout",
+                b"x-fal-runner-hint",
+                b"x-fal-store-io",
+                b"x-fal-target-url",
+            )
+        ),
+    ),
     (b"access-control-max-age", b"600"),
 ]
 

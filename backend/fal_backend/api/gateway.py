@@ -12,9 +12,9 @@ import asyncio
 import logging
 import os
 from enum import Enum, auto
-from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
+from fal_backend.api.access import Authority, may_call
 from fal_backend.api.call import Call, Target, send_body
 from fal_backend.api.caller import Caller
 from fal_backend.api.connection import IN_HAND
@@ -23,10 +23,8 @@ from fal_backend.api.pool import Pool, cancel_call
 from fal_backend.api.upstream import End, UpConn
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
-from fal_notebook.errors import AuthError
-from fal_notebook.wire import AuthMode
 
-__all__ = ["Authority", "Gateway", "Known"]
+__all__ = ["Gateway"]
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +33,6 @@ _TICK_S = 0.1
 _SHORTEST_START_S = 0.1
 _PREFIX = len(b"/run/")
 _KNOWN_TARGETS = 1_024
-
-
-class Known(Protocol):
-    """A caller whose key is good."""
-
-    @property
-    def account(self) -> str: ...
-
-
-class Authority(Protocol):
-    """Says whose key it is."""
-
-    def principal(self, authorization: bytes | None) -> Known | None:
-        """Return the key's owner, None without a key. Raises: AuthError when the key is no good."""
-        ...
 
 
 class _Turn(Enum):
@@ -112,7 +95,7 @@ class Gateway:
         caller = call.caller
         call.target = target = self._target(caller.target)
         call.route = route = self._route(target)
-        self._authorize(route, caller)
+        may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
         if caller.head.is_websocket:
             raise Refusal(501, "Realtime and websocket endpoints come with a later release of fal-notebook")
         self._set_start_limit(call)
@@ -175,22 +158,6 @@ class Gateway:
         if route is None:
             raise unknown_app(target.key.partition(b"/")[2].decode("ascii", "replace"))
         return route
-
-    def _authorize(self, route: Route, caller: Caller) -> None:
-        """Let pass who may call the app. Raises: Refusal 401, 403."""
-        info = route.info
-        if info.auth is AuthMode.PUBLIC:
-            return
-        try:
-            known = self._auth.principal(caller.head.found.get(b"authorization"))
-        except AuthError as error:
-            raise Refusal(401, error.message) from error
-        if known is None:
-            raise Refusal(
-                401, f"A key is needed to call '{info.alias}': send `Authorization: Key <id>:<secret>`"
-            )
-        if info.auth is AuthMode.PRIVATE and known.account != info.account:
-            raise Refusal(403, f"This key may not call '{info.alias}'")
 
     def _set_start_limit(self, call: Call) -> None:
         """Set by when a runner must have begun: the App's limit, or the caller's where that is shorter."""
