@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from fal_notebook.runtime.kept import Answer
+
 __all__ = ["Call", "Calls", "Message", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
@@ -26,10 +28,14 @@ class Call:
 
     __slots__ = (
         "_send",
+        "answer",
         "ended",
         "has_started_answer",
         "holds_slot",
+        "is_abandoned",
         "is_cancelled",
+        "is_detached",
+        "on_drain",
         "request_id",
         "scope",
         "task",
@@ -41,11 +47,19 @@ class Call:
         self.request_id = request_id
         self.scope = scope
         self.task = task
+        self.is_abandoned = False
+        """The connection that brought it has ended."""
+        self.is_detached = False
+        """Its end is not its connection's: see `runtime.detached`."""
         self.is_cancelled = False
+        self.answer: Answer | None = None
+        """Where its answer goes when nobody is there to read it."""
         self.holds_slot = False
         self.has_started_answer = False
         self.ended: list[Callable[[], None]] | None = None
         """Called once when the work has ended."""
+        self.on_drain: Callable[[], None] | None = None
+        """Called when the runner takes no more calls: a session then comes to its end."""
         self._send = send
 
     def header(self, name: bytes) -> str | None:
@@ -58,8 +72,8 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """How the gateway makes the call: sync, stream."""
-        return self.header(b"x-fal-nb-call") or "sync"
+        """How the gateway makes the call: sync, stream, queue, realtime."""
+        return self.header(b"x-fal-nb-call") or ("sync" if self.scope["type"] == "http" else "realtime")
 
     @property
     def attempt(self) -> int:
@@ -82,6 +96,10 @@ class Call:
                     break
         return self._send(message)
 
+    def send_to(self, send: Send) -> None:
+        """Have the answer go elsewhere from now on."""
+        self._send = send
+
     def interrupt(self) -> None:
         """Cancel the task; a `def` endpoint's thread cannot be interrupted and is waited for."""
         self.is_cancelled = True
@@ -101,8 +119,8 @@ class Calls:
         self.limit = limit
         self.is_draining = False
         self._calls: dict[str, Call] = {}
-        self.on_cancel: Callable[[Call], bool] = _nobody
-        """Asked first; True: the App's own cancel endpoint sees to it."""
+        self.on_cancel: Callable[[Call, bool], bool] = _nobody
+        """Asked first, with the call and whether it must end; True: the App's own cancel endpoint sees to it."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -127,26 +145,41 @@ class Calls:
         """Return a call in flight."""
         return self._calls.get(request_id)
 
-    def cancel(self, call: Call) -> None:
-        """Cancel a call once; fal's `<path>/cancel` of the App goes before our own way."""
+    def cancel(self, call: Call, *, must_end: bool = True) -> None:
+        """Cancel a call once; fal's `<path>/cancel` of the App goes before our own way.
+
+        Unless it must end, a call whose App has no such endpoint goes on, as in fal's queue.
+        """
         if call.is_cancelled:
             return
         call.is_cancelled = True
-        if not (call.holds_slot and self.on_cancel(call)):
+        if call.holds_slot and self.on_cancel(call, must_end):
+            return
+        if must_end:
             call.interrupt()
+        else:
+            call.is_cancelled = False
 
-    def cancel_by_id(self, request_id: str, tell: Callable[[], None]) -> None:
-        """Cancel a call and tell when its work has ended: at once where there is no such call."""
+    def cancel_by_id(self, request_id: str, tell: Callable[[], None], must_end: bool | None = None) -> None:
+        """Cancel a call and tell when its work has ended: at once where there is no such call.
+
+        must_end: None leaves it to the call's kind; one of the queue need not end.
+        """
         call = self._calls.get(request_id)
         if call is None:
             tell()
             return
         call.ended = [*(call.ended or ()), tell]
-        self.cancel(call)
+        self.cancel(call, must_end=call.kind != "queue" if must_end is None else must_end)
 
     def drain(self) -> None:
-        """Refuse new calls from now on."""
+        """Refuse new calls from now on, and have sessions come to their end."""
+        if self.is_draining:
+            return
         self.is_draining = True
+        for call in list(self._calls.values()):
+            if call.on_drain is not None:
+                call.on_drain()
 
     def listing(self) -> list[dict[str, Any]]:
         """Return what is in flight, from any thread."""
@@ -157,5 +190,5 @@ class Calls:
         ]
 
 
-def _nobody(call: Call) -> bool:
+def _nobody(call: Call, must_end: bool) -> bool:
     return False

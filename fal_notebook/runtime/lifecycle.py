@@ -31,6 +31,7 @@ from fal_notebook.runtime import context, failure
 from fal_notebook.runtime.birth import be_born
 from fal_notebook.runtime.calls import Calls
 from fal_notebook.runtime.control import ControlServer
+from fal_notebook.runtime.kept import Answers
 from fal_notebook.runtime.logs import LogPipe
 from fal_notebook.runtime.serve import Front, Server, configure, use_slot_threads
 from fal_notebook.runtime.settings import Descriptors, Settings
@@ -53,13 +54,19 @@ def live(fds: Descriptors) -> int:
     return _Life(settings, fds, logs).run()
 
 
-def build_front(instance: App, calls: Calls, threads: SlotThreads, on_end: Callable[[str], None]) -> Front:
+def build_front(
+    instance: App,
+    calls: Calls,
+    threads: SlotThreads,
+    on_end: Callable[[str], None],
+    answers: Answers | None = None,
+) -> Front:
     """Return the App's ASGI application behind the gate."""
     use_slot_threads(threads)
     app = schema.build_app(instance, wrap=threads.wrap)
     posts = (route for route in app.routes if "POST" in (getattr(route, "methods", None) or ()))
     paths = frozenset(str(getattr(route, "path", "")) for route in posts)
-    return Front(app, calls, cancel_paths=paths, on_end=on_end)
+    return Front(app, calls, answers=answers, cancel_paths=paths, on_end=on_end)
 
 
 class _EndAtOnceError(SystemExit):
@@ -73,7 +80,8 @@ class _Life:
         self._logs = logs
         self._listener = socket.socket(fileno=fds.app)
         self._calls = Calls(settings.max_multiplexing)
-        self._ctl = ControlServer(socket.socket(fileno=fds.ctl), self._calls)
+        self._answers = Answers(Path(settings.own))
+        self._ctl = ControlServer(socket.socket(fileno=fds.ctl), self._calls, self._answers)
         self._phase = "check"
         self._manifest: BundleManifest | None = None
         self._front: Front | None = None
@@ -96,7 +104,7 @@ class _Life:
         cls = self._thaw()
         self._phase = "server"
         instance = instantiate(cls)
-        self._front = build_front(instance, self._calls, SlotThreads(), self._logs.end_call)
+        self._front = build_front(instance, self._calls, SlotThreads(), self._logs.end_call, self._answers)
         self._phase = "setup"
         self._say({"t": "setup"})
         gc.enable()
@@ -131,6 +139,7 @@ class _Life:
     async def _serve_until_term(self, server: Server, instance: App) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop, server, instance)
         await server.serve(sockets=[self._listener])
+        await self._answers.wait_taken(self._settings.grace_s / 2)
 
     def _become_ready(self) -> None:
         self._phase = "serving"

@@ -22,16 +22,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fal_notebook.runtime.calls import Call, Calls, Receive, Scope, Send
 from fal_notebook.runtime.context import enter_call
+from fal_notebook.runtime.detached import Detached, refuse
+from fal_notebook.runtime.kept import CANCELLED, Answers
 from fal_notebook.runtime.slots import SlotThreads
 
 __all__ = ["Front", "Protocol", "Server", "configure", "use_slot_threads"]
 
 _BESIDE_THE_GATE = frozenset({"GET", "HEAD", "OPTIONS"})
 _CALL = "fal_nb.call"
-_BUSY_HEADERS = [(b"content-type", b"application/json"), (b"x-fal-nb-busy", b"1")]
 _BUSY_BODY = b'{"detail":"Runner is busy"}'
-_CANCELLED_BODY = b'{"detail":"Request cancelled"}'
 _KEEP_ALIVE_S = 3600
+_RESEND_S = 10.0
+"""How long the answer of a call whose connection broke is kept for the same call, sent again."""
 
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -46,17 +48,20 @@ class Front:
         app: Asgi,
         calls: Calls,
         *,
+        answers: Answers | None = None,
         cancel_paths: frozenset[str] = frozenset(),
         on_end: Callable[[str], None] = lambda request_id: None,
     ) -> None:
         self.app = app
         self.calls = calls
+        self.answers = answers or Answers()
         self.lifespan_error: BaseException | None = None
         """What the App's lifespan raised, if it did."""
         self._cancel_paths = cancel_paths
         self._on_end = on_end
         self._numbers = itertools.count(1)
         self._cancelling: set[asyncio.Task[None]] = set()
+        self._detached = Detached(calls, self.answers, self._run)
         calls.on_cancel = self._ask_app_to_cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,26 +69,54 @@ class Front:
             await self._pass_lifespan(scope, receive, send)
             return
         call = Call(self._read_id(scope), scope, send, asyncio.current_task())
-        is_gated = scope["method"] not in _BESIDE_THE_GATE
-        if is_gated and not self.calls.admit(call) and not self._is_cancel_of_another(call):
-            await _answer_busy(scope, send)
-            return
         scope[_CALL] = call
         # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
         scope["asgi"]["spec_version"] = "2.4"
+        try:
+            if not await self._admit(call, receive, send):
+                await refuse(call, send, 429, b"x-fal-nb-busy", _BUSY_BODY)
+        finally:
+            del scope[_CALL]
+
+    async def _admit(self, call: Call, receive: Receive, send: Send) -> bool:
+        """Serve a call; False when it finds no slot."""
+        if call.scope["method"] in _BESIDE_THE_GATE or self._is_cancel_of_another(call):
+            await self._run(call, receive)
+        elif call.kind == "queue" or self.answers.find(call.request_id) is not None:
+            call.is_detached = True
+            return await self._detached.serve(call, receive, send)
+        elif self.calls.admit(call):
+            await self._run(call, receive)
+        else:
+            return False
+        return True
+
+    def leave(self, call: Call) -> None:
+        """Learn that a call's caller has left: its work ends, unless it is the queue's."""
+        call.is_abandoned = True
+        if call.is_detached:
+            return
+        if call.holds_slot and not call.has_started_answer:
+            # The gateway sends a call again when its connection broke before a byte of the answer came.
+            call.answer = self.answers.open(call.request_id, call.attempt, is_listed=False)
+            call.send_to(call.answer.record)
+        self.calls.cancel(call)
+
+    async def _run(self, call: Call, receive: Receive) -> None:
         enter_call(call)
         try:
-            await self.app(scope, receive, call.send)
+            await self.app(call.scope, receive, call.send)
         except asyncio.CancelledError:
             if not call.is_cancelled or call.task is None:
                 raise
             call.task.uncancel()
             await _answer_cancelled(call)
         finally:
-            del scope[_CALL]
             call.task = None  # or each call would be garbage in a circle: task, context, call, task
             self.calls.end(call)
             self._on_end(call.request_id)
+            if call.answer is not None:
+                self.answers.finish(call.answer, keep_s=_RESEND_S)
 
     def _read_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
@@ -103,17 +136,17 @@ class Front:
             self.lifespan_error = exc
             raise
 
-    def _ask_app_to_cancel(self, call: Call) -> bool:
+    def _ask_app_to_cancel(self, call: Call, must_end: bool) -> bool:
         path = str(call.scope["path"]).rstrip("/") + "/cancel"
         if path not in self._cancel_paths:
             return False
-        task = asyncio.get_running_loop().create_task(self._post_cancel(call, path))
+        task = asyncio.get_running_loop().create_task(self._post_cancel(call, path, must_end=must_end))
         self._cancelling.add(task)
         task.add_done_callback(self._cancelling.discard)
         return True
 
-    async def _post_cancel(self, call: Call, path: str) -> None:
-        """Call the App's own cancel endpoint; where it refuses, cancel the call ourselves."""
+    async def _post_cancel(self, call: Call, path: str, *, must_end: bool) -> None:
+        """Call the App's own cancel endpoint; where it refuses, cancel the call ourselves if it must end."""
         statuses: list[int] = []
 
         async def receive() -> dict[str, Any]:
@@ -137,28 +170,23 @@ class Front:
             await self.app(scope, receive, send)
         except Exception:
             log.exception("the app's cancel endpoint raised")
-        if not statuses or statuses[0] >= 300:
+        if statuses and statuses[0] < 300:
+            return
+        if must_end:
             call.interrupt()
-
-
-async def _answer_busy(scope: Scope, send: Send) -> None:
-    headers = [*_BUSY_HEADERS, (b"content-length", str(len(_BUSY_BODY)).encode())]
-    if any(name == b"expect" for name, _ in scope["headers"]):
-        headers.append(
-            (b"connection", b"close")
-        )  # its body, never asked for, would be read as the next request
-    await send({"type": "http.response.start", "status": 429, "headers": headers})
-    await send({"type": "http.response.body", "body": _BUSY_BODY})
+        else:
+            call.is_cancelled = False
 
 
 async def _answer_cancelled(call: Call) -> None:
     """Answer 499 where an answer is still possible; a half-sent one is cut by the server."""
     if call.has_started_answer:
         return
-    length = str(len(_CANCELLED_BODY)).encode()
+    status, body = CANCELLED
+    length = str(len(body)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-    await call.send({"type": "http.response.start", "status": 499, "headers": headers})
-    await call.send({"type": "http.response.body", "body": _CANCELLED_BODY})
+    await call.send({"type": "http.response.start", "status": status, "headers": headers})
+    await call.send({"type": "http.response.body", "body": body})
 
 
 class Protocol(HttpToolsProtocol):
@@ -173,7 +201,7 @@ class Protocol(HttpToolsProtocol):
         call = cycle.scope.get(_CALL)
         if isinstance(call, Call):
             front: Front = self.config.loaded_app
-            front.calls.cancel(call)
+            front.leave(call)
 
     def on_response_complete(self) -> None:
         """Go on without a keep-alive timer: only the gateway connects here, and it keeps its connections."""
