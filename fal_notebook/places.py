@@ -110,6 +110,11 @@ class Places:
         return self.home / "blobs"
 
     @property
+    def files(self) -> Path:
+        """What people and apps uploaded: `objects` by content, `parts`, `incoming`."""
+        return self.home / "files"
+
+    @property
     def images(self) -> Path:
         """Built environments, one folder for each image hash."""
         return self.home / "images"
@@ -133,6 +138,16 @@ class Places:
     def instance_secret(self) -> Path:
         """32 random bytes, mode 0600, with which the backend proves who it is."""
         return self.keys / "instance.secret"
+
+    @property
+    def signing_keys(self) -> Path:
+        """JSON {current, keys}, mode 0600: what signs addresses and tokens of files."""
+        return self.keys / "signing.json"
+
+    @property
+    def tls(self) -> Path:
+        """The local certificate authority (key 0600), the server's certificate, the bundle for callers."""
+        return self.home / "tls"
 
     @property
     def logs(self) -> Path:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -30,21 +31,26 @@ from fal_backend.adapters.builder_uv import UvBuilder
 from fal_backend.adapters.bus import EventBus
 from fal_backend.adapters.hosts import LOCAL_NODE, Hosts
 from fal_backend.adapters.machines import load_catalogue, read_inventory
+from fal_backend.adapters.shelf_fs import FileShelf
+from fal_backend.adapters.signing_file import load_signing_keys
 from fal_backend.adapters.store.first_start import ensure_account
 from fal_backend.adapters.store.opening import SchemaTooOld, open_store
 from fal_backend.adapters.store.retention import keep_trimming
 from fal_backend.adapters.store.store import SqliteStore
+from fal_backend.adapters.tls import LocalAuthority
 from fal_backend.api.auth import Auth
 from fal_backend.api.control import Control, Identity, control_app
 from fal_backend.api.edge import Edge, serve
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
 from fal_backend.api.pages import Pages
-from fal_backend.domain.records import Account
+from fal_backend.api.storage import Storage, runner_environment
+from fal_backend.domain.records import Account, Runner, RunnerPhase
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Deploy
 from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.files import FileLimits, Files
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.idleness import Idleness
 from fal_backend.services.images import Images
@@ -87,6 +93,7 @@ class _House:
     sessions: Sessions
     idleness: Idleness
     streams: Streams
+    files: Files
     edge: Edge
 
 
@@ -183,20 +190,41 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         streams=streams,
         idleness=idleness,
     )
+    keys = load_signing_keys(places.signing_keys)
+    files = Files(store, FileShelf(places), FileLimits.read(os.environ))
+    storage = Storage(
+        files,
+        auth,
+        keys,
+        url=settings.url,
+        is_ours=lambda host: edge.answers_for(host),
+        is_live=lambda runner_id: _is_live(ledger, runner_id),
+        touch=idleness.touch,
+    )
+    fleet.env_of = lambda row: runner_environment(
+        keys, row.id, row.account, url=settings.url, socket=str(places.api_socket)
+    )
     edge = Edge(
         Gateway(dispatch, auth),
         control_app(control),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
+        storage=storage,
         url=settings.url,
         allow_hosts=settings.allow_hosts,
         allow_origins=settings.allow_origins,
         ready=news.adopted.is_set,
     )
-    return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, streams, edge)
+    return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, streams, files, edge)
+
+
+def _is_live(ledger: Ledger, runner_id: str) -> bool:
+    row = ledger.get(Runner, runner_id)
+    return row is not None and row.phase != RunnerPhase.GONE
 
 
 async def _live(settings: Settings, house: _House, status: _Status) -> int:
     told = asyncio.Event()
+    tls, authority = _tls(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
@@ -207,9 +235,12 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("reconcile", house.reconcile.run()),
         _task("hosts", house.hosts.run(house.reconcile.on_news, house.store.leader)),
         _task("retention", keep_trimming(house.store)),
-        _task("serve", serve(house.edge, tcp=tcp, api=api)),
+        _task("files", house.files.run()),
+        _task("serve", serve(house.edge, tcp=tcp, api=api, tls=tls)),
         _task("told", told.wait()),
     ]
+    if authority is not None:
+        tasks.append(_task("tls", authority.keep()))
     if settings.embedded:
         tasks.append(_task("idle", house.idleness.wait(settings.idle_exit_s)))
     # What was imported stays; later collections need not look at it.
@@ -228,6 +259,19 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         await _end([*tasks, preparing])
         await house.images.close()
         await house.fleet.close()
+
+
+def _tls(
+    settings: Settings,
+) -> tuple[tuple[socket.socket, ssl.SSLContext] | None, LocalAuthority | None]:
+    """Return the socket for https with its certificate, and who renews that; nothing where it is not wanted."""
+    if settings.fds.tls is None:
+        return None, None
+    listener = socket.socket(fileno=settings.fds.tls)
+    address = listener.getsockname()[0]
+    names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *settings.allow_hosts}
+    authority = LocalAuthority(settings.places.tls, names | ({address} - {"0.0.0.0", "::"}))
+    return (listener, authority.context()), authority
 
 
 def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -48,6 +48,8 @@ class Limits:
     head_bytes: int = 64 * 1024
     head_count: int = 100
     body_bytes: int = 512 * 1024 * 1024
+    upload_bytes: int = 1 << 40
+    """Of a file: the storage, which streams it to the disk, has a limit of its own."""
     body_bytes_per_s: int = 1024
     body_slow_s: int = 10
     """So long a body may come more slowly than that."""
@@ -308,7 +310,7 @@ class EdgeProtocol(HttpToolsProtocol):
         length = None
         if self._length is not None:
             length = int(self._length)
-            if length > self._limits.body_bytes:
+            if length > self._body_limit():
                 self._stop_parsing(413, "The request's body is too large")
         cycle = self._cycle(head, length)
         before, self.cycle = self.cycle, cycle
@@ -405,7 +407,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._is_replayed or cycle is None:
             return
         self._body_size += len(body)
-        if self._body_size > self._limits.body_bytes:
+        if self._body_size > self._limits.body_bytes and self._body_size > self._body_limit():
             self._stop_parsing(413, "The request's body is too large")
         if cycle.response_complete:
             return
@@ -413,6 +415,9 @@ class EdgeProtocol(HttpToolsProtocol):
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
+
+    def _body_limit(self) -> int:
+        return self._limits.upload_bytes if self.url.startswith(b"/files/") else self._limits.body_bytes
 
     def on_message_complete(self) -> None:
         cycle = self.cycle

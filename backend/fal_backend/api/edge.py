@@ -13,6 +13,7 @@ import functools
 import re
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +47,7 @@ class Edge:
         pages: Any,
         *,
         queue: QueueDoor | None = None,
+        storage: Any = None,
         url: str,
         allow_hosts: Sequence[str] = (),
         allow_origins: Sequence[str] = (),
@@ -57,6 +59,7 @@ class Edge:
         self._gateway = gateway
         self._call: Callable[[Caller], None] = gateway.begin
         self._queue = queue
+        self._storage = storage
         self._control = control
         self._pages = pages
         self._ready = ready
@@ -107,6 +110,10 @@ class Edge:
             (b"vary", b"origin"),
         ]
 
+    def answers_for(self, host: str) -> bool:
+        """Return whether a Host header, with its port, names this backend."""
+        return self._is_ours(host.encode("latin-1", "replace"))
+
     def _is_ours(self, host: bytes) -> bool:
         matched = _HOST.fullmatch(host)
         if matched is None or matched[1].decode("latin-1").lower().rstrip(".") not in self._hosts:
@@ -132,6 +139,8 @@ class Edge:
             await _answer(send, 204, _PREFLIGHT, b"")
         elif path.startswith("/api/"):
             await self._control(scope, receive, send)
+        elif path.startswith(("/files/", "/rest/storage/")) and self._storage is not None:
+            await self._storage(scope, receive, send)
         elif path == "/healthz":
             await _answer(send, 200, [(b"content-type", _JSON)], b'{"status":"ok"}')
         elif path == "/readyz":
@@ -203,10 +212,27 @@ class _Server(uvicorn.Server):
             loop.call_later(1.0, self.inspect, loop)
 
 
-async def serve(app: Edge, *, tcp: socket.socket, api: socket.socket | None, grace_s: float = 5.0) -> None:
+async def serve(
+    app: Edge,
+    *,
+    tcp: socket.socket,
+    api: socket.socket | None,
+    tls: tuple[socket.socket, ssl.SSLContext] | None = None,
+    grace_s: float = 5.0,
+) -> None:
     """Serve until cancelled; then open calls get `grace_s` seconds to end."""
     _raise_open_files()
-    config = uvicorn.Config(
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_serve(_config(app, grace_s), [tcp] if api is None else [tcp, api]))
+        if tls is not None:
+            config = _config(app, grace_s)
+            config.load()
+            config.ssl = tls[1]
+            group.create_task(_serve(config, [tls[0]]))
+
+
+def _config(app: Edge, grace_s: float) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=functools.partial(EdgeProtocol, house=app),  # type: ignore[arg-type]
         ws="none",
@@ -218,8 +244,10 @@ async def serve(app: Edge, *, tcp: socket.socket, api: socket.socket | None, gra
         server_header=False,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )
+
+
+async def _serve(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
     server = _Server(config)
-    sockets = [tcp] if api is None else [tcp, api]
     loop = asyncio.get_running_loop()
     loop.call_soon(server.inspect, loop)
     try:

@@ -30,6 +30,8 @@ _BY_CODE = {
     "auth.invalid": 401,
     "auth.forbidden": 403,
     "limit.disk_full": 507,
+    "limit.quota": 507,
+    "file.sealed": 403,
     "usage.no_session": 400,
 }
 

@@ -70,6 +70,8 @@ class Fleet:
         self.on_drained: Callable[[str], None] = lambda runner_id: None
         self.on_refused: Callable[[Runner, FalError], None] = lambda row, error: None
         """Told of a runner that cannot be started from here."""
+        self.env_of: Callable[[Runner], dict[str, str]] = lambda row: {}
+        """Asked for what a runner finds in its environment."""
 
     def learn(self, runner_id: str, address: Address) -> None:
         """Remember where a runner listens."""
@@ -158,6 +160,7 @@ class Fleet:
                 machine_type=machine.name,
                 cpu=machine.cpu,
                 memory_mb=machine.memory_mb,
+                env={**order.env, **self.env_of(row)},
             ),
         )
 
