@@ -10,6 +10,7 @@ import ast
 import linecache
 import os
 import traceback
+from pathlib import Path
 from types import FrameType, TracebackType
 
 from fal_notebook.errors import BundleError, FalError, RunnerError, Where
@@ -82,21 +83,44 @@ def explain(error: BaseException, phase: str, manifest: BundleManifest | None) -
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     kind = BundleError if phase in ("check", "thaw") else RunnerError
     code = {"check": "bundle.mismatch", "thaw": "bundle.unloadable"}.get(phase, f"runner.{phase}_failed")
+    where = _where(error.__traceback__, manifest)
     return kind(
         f"{_SENTENCES.get(phase, phase)}: {summary}",
         code=code,
-        fix=_fix(error),
-        where=_where(error.__traceback__, manifest),
+        fix=_fix(error, where),
+        where=where,
         traceback=text,
         details={"phase": phase, "exception": type(error).__name__},
     )
 
 
-def _fix(error: BaseException) -> str | None:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        top = error.name.partition(".")[0]
-        return f'Add "{_DISTRIBUTIONS.get(top, top)}" to `requirements`.'
-    return None
+def _fix(error: BaseException, where: Where | None) -> str:
+    """Say what the runner lacks and the one thing to do; without a guess, where to look."""
+    match error:
+        case ModuleNotFoundError(name=str(name)) if name:
+            top = name.partition(".")[0]
+            return f'Add "{_DISTRIBUTIONS.get(top, top)}" to `requirements`.'
+        case FileNotFoundError(filename=name):
+            missing = f"`{os.fspath(name)}`" if isinstance(name, (str, os.PathLike)) else "its files"
+            return (
+                f"A runner does not see the notebook's folders: read {missing} in a cell into a variable"
+                " that the App uses."
+            )
+        case KeyError(__traceback__=trace) if _ends_in(trace, os.__file__):
+            return (
+                "A runner has none of the notebook's environment variables: read it in a cell into a variable"
+                " that the App uses."
+            )
+        case _ if where is not None and str(where):
+            return f"Read the traceback; the failing line is in {where}."
+        case _:
+            return "Read the traceback; its last line says what failed."
+
+
+def _ends_in(trace: TracebackType | None, filename: str) -> bool:
+    """True when the innermost frame is in a file (`os.environ` raises its own KeyError)."""
+    frames = [frame for frame, _ in traceback.walk_tb(trace)]
+    return bool(frames) and frames[-1].f_code.co_filename in (filename, f"<frozen {Path(filename).stem}>")
 
 
 def _own_part(trace: TracebackType | None) -> TracebackType | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 from typing import Any
 
 import pytest
@@ -82,6 +83,35 @@ def test_each_phase_has_its_code(phase: str, code: str) -> None:
 def test_a_missing_module_names_the_package_to_add(name: str, package: str) -> None:
     error = explain(ModuleNotFoundError(f"No module named {name!r}", name=name), "setup", None)
     assert error.fix == f'Add "{package}" to `requirements`.'
+
+
+def test_a_missing_file_says_that_runners_do_not_see_the_notebooks_folders() -> None:
+    error = explain(FileNotFoundError(2, "No such file", "labels.json"), "setup", None)
+    assert error.fix == (
+        "A runner does not see the notebook's folders: read `labels.json` in a cell into a variable that the App uses."
+    )
+    assert "its files" in str(explain(FileNotFoundError("no labels"), "setup", None).fix)
+
+
+def test_a_missing_environment_variable_says_that_a_runner_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
+    with pytest.raises(KeyError) as caught:
+        os.environ["NOT_SET_ANYWHERE"]
+    assert "environment variables" in str(explain(caught.value, "setup", None).fix)
+    assert "environment variables" not in str(explain(KeyError("x"), "setup", None).fix)
+
+
+def test_any_other_failure_names_the_failing_line() -> None:
+    source = SourceText(filename=FILE, text=CELL, cell=CellRef(execution_count=7, cell_id="abc"))
+    assert (
+        failed(a_manifest(sources=[source])).fix
+        == "Read the traceback; the failing line is in In [7], line 3."
+    )
+    assert (
+        explain(ValueError("x"), "setup", None).fix == "Read the traceback; its last line says what failed."
+    )
 
 
 def test_settings_ignore_what_they_do_not_know() -> None:
