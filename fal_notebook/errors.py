@@ -1,21 +1,21 @@
 """The one error tree. Every error has a stable dotted `code`, a sentence, and one thing to do.
 
-    FalError
-    ├── UsageError            usage.*      a command was called wrongly
-    ├── AppError              app.*        the App class is not right
-    │   └── NotBuiltError     app.not_built  valid, but this release cannot run it
-    ├── BundleError           bundle.*     the class or what it captures cannot be shipped
-    ├── RequirementsError     image.*      the environment cannot be built
-    ├── DeployError           deploy.*     the deployment failed or was refused
-    ├── RunnerError           runner.*     a runner failed (setup, startup timeout, lost)
-    ├── MachineError          machine.*    no such machine type, or none here
-    ├── AuthError             auth.*       no key, wrong key, not allowed
-    ├── NotFoundError         *.not_found  no such app, deployment, runner
-    ├── ConflictError         conflict.*   somebody else changed it first
-    ├── LimitError            limit.*      a limit was reached
-    └── BackendError          backend.*    no backend, wrong answer, too old
+FalError
+├── UsageError            usage.*      a command was called wrongly
+├── AppError              app.*        the App class is not right
+│   └── NotBuiltError     app.not_built  valid, but this release cannot run it
+├── BundleError           bundle.*     the class or what it captures cannot be shipped
+├── RequirementsError     image.*      the environment cannot be built
+├── DeployError           deploy.*     the deployment failed or was refused
+├── RunnerError           runner.*     a runner failed (setup, startup timeout, lost)
+├── MachineError          machine.*    no such machine type, or none here
+├── AuthError             auth.*       no key, wrong key, not allowed
+├── NotFoundError         *.not_found  no such app, deployment, runner
+├── ConflictError         conflict.*   somebody else changed it first
+├── LimitError            limit.*      a limit was reached
+└── BackendError          backend.*    no backend, wrong answer, too old
 
-    AppException, FieldException, RequestCancelledException are what an App itself raises (fal's names).
+AppException, FieldException, RequestCancelledException are what an App itself raises (fal's names).
 """
 
 from __future__ import annotations
