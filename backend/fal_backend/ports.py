@@ -106,8 +106,8 @@ class RequestWrites(RequestReads, Protocol):
         """Write a request's one outcome; False when this attempt is not the present one."""
         ...
 
-    def beat(self, leases: Sequence[tuple[int, int]], lease_until: int) -> None:
-        """Renew the leases of (number, attempt)."""
+    def beat(self, leases: Sequence[tuple[int, int, int]]) -> None:
+        """Renew leases: (number, attempt, until)."""
         ...
 
     def put_body(self, id: int, data: bytes, *, answer: bool = False) -> None: ...
@@ -434,4 +434,8 @@ class RunnerProvider(Protocol):
 
     def runner_memory(self) -> dict[str, int]:
         """Last known private memory of each runner in bytes."""
+        ...
+
+    def heartbeats(self) -> dict[str, float]:
+        """`time.monotonic()` of when each runner's process was last seen alive and not stopped by a signal."""
         ...

@@ -123,6 +123,7 @@ class Hosts:
         self._wires: dict[str, _Wire] = {}
         self._nodes: dict[str, str] = {}
         self._memory: dict[str, int] = {}
+        self._beats: dict[str, float] = {}
         self._on_news: Callable[[HostNews], None] = lambda _news: None
 
     async def run(self, on_news: Callable[[HostNews], None], leader: int) -> None:
@@ -211,6 +212,16 @@ class Hosts:
         """Last known private memory of each runner in bytes."""
         return dict(self._memory)
 
+    def heartbeats(self) -> dict[str, float]:
+        """`time.monotonic()` of when each runner's process was last seen alive and not stopped by a signal."""
+        return dict(self._beats)
+
+    def _hear_beats(self, stopped: set[str]) -> None:
+        now = time.monotonic()
+        before, self._beats = self._beats, {}
+        for runner_id in self._memory:
+            self._beats[runner_id] = before.get(runner_id, 0.0) if runner_id in stopped else now
+
     def _hello(self, *, news: bool) -> dict[str, Any]:
         return {
             "t": "hello",
@@ -239,6 +250,7 @@ class Hosts:
                 self._on_news(_exited(node, message))
             case "stats":
                 self._memory = {str(k): int(v) for k, v in message["memory"].items()}
+                self._hear_beats(set(message.get("stopped", ())))
             case other:
                 log.warning("host.unknown_message", node=node, type=other)
 

@@ -24,7 +24,6 @@ __all__ = [
     "Dropped",
     "Effect",
     "Ended",
-    "LeaseOver",
     "Outcome",
     "RequestEvent",
     "Returned",
@@ -99,15 +98,6 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseOver:
-    """Nobody vouched for the runner in time; ignored where somebody did after all."""
-
-    attempt: int
-    outcome: Outcome
-    again: Again | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Returned:
     """The runner has certainly not begun it: no try."""
 
@@ -137,7 +127,7 @@ class Tick:
     """Time has passed."""
 
 
-RequestEvent = Claim | Ended | LeaseOver | Returned | Beat | Cancel | Dropped | Tick
+RequestEvent = Claim | Ended | Returned | Beat | Cancel | Dropped | Tick
 
 _TOO_LATE_USER = Outcome(504, None, "The request was not started within the time that its caller gave")
 _TOO_LATE_APP = Outcome(504, "startup_timeout", "No runner took the request in time")
@@ -151,7 +141,7 @@ def step(row: Request, event: RequestEvent, now: int) -> Request:
     match event:
         case Claim():
             return _claim(row, event, now)
-        case Ended() | LeaseOver():
+        case Ended():
             return _ended(row, event, now)
         case Returned():
             return _returned(row, event, now)
@@ -209,10 +199,8 @@ def _claim(row: Request, event: Claim, now: int) -> Request:
     )
 
 
-def _ended(row: Request, event: Ended | LeaseOver, now: int) -> Request:
+def _ended(row: Request, event: Ended, now: int) -> Request:
     if not _is_present(row, event.attempt):
-        return row
-    if isinstance(event, LeaseOver) and row.lease_until is not None and now <= row.lease_until:
         return row
     again = event.again
     if again is None or row.no_retry:

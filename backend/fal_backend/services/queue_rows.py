@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fal_backend.domain.queue import Ended, LeaseOver, Outcome, RequestEvent, step
+from fal_backend.domain.queue import Ended, Outcome, RequestEvent, step
 from fal_backend.domain.records import Attempt, Request, RequestState
 from fal_backend.domain.request import Condition, Refusal
 from fal_backend.ports import Reader, Tx
@@ -133,7 +133,7 @@ def apply(
     after = step(row, event, now)
     if after is row:
         return Change(row, row)
-    if isinstance(event, Ended | LeaseOver) and event.again is not None:
+    if isinstance(event, Ended) and event.again is not None:
         after = _note_try(tx, row, after, event.again.condition, reason or "", now)
     after = tx.update(after)
     if after.state == RequestState.DONE:

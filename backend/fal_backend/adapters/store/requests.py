@@ -74,14 +74,14 @@ class SqliteRequests:
         }
         return self._run(self._statements.finish, args).rowcount == 1
 
-    def beat(self, leases: Sequence[tuple[int, int]], lease_until: int) -> None:
-        """Renew the leases of (number, attempt)."""
+    def beat(self, leases: Sequence[tuple[int, int, int]]) -> None:
+        """Renew leases: (number, attempt, until)."""
         statement = self._statements.beat
         self._connection.executemany(
             statement.sql,
             [
                 statement.bind({"id_": id, "attempt_": attempt, "lease_until_": lease_until})
-                for id, attempt in leases
+                for id, attempt, lease_until in leases
             ],
         )
 

@@ -1,0 +1,641 @@
+"""The queue: requests are accepted durably, wait in order, run on a runner, and end exactly once.
+
+Rules: what a caller is told was committed first; rows are the truth and the lines in memory follow from them; events
+wake whoever waits and nothing polls; after a restart, tries that outlived the old backend are attached to before
+anything new is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import structlog
+
+from fal_backend.domain.queue import Cancel, Dropped, Effect, RequestEvent, Tick, wanted
+from fal_backend.domain.records import Request, RequestState
+from fal_backend.domain.request import Refusal, unknown_app
+from fal_backend.ports import LiveRequest, OpClass, Payload, Payloads, Reader, RunnerProvider, Store, Tx
+from fal_backend.services import queue_rows as rows
+from fal_backend.services.couriers import Broken, Courier
+from fal_backend.services.dispatch import Dispatch, Door
+from fal_backend.services.queue_lines import Alarms, Line
+from fal_backend.services.queue_runs import Control, Runs, decode_headers, encode_headers, is_same
+from fal_backend.services.queue_values import (
+    Accepted,
+    CancelOutcome,
+    LogEntry,
+    Phase,
+    QueueSize,
+    StatusView,
+    StoredAnswer,
+    Submission,
+)
+from fal_backend.services.queue_watch import Watch
+from fal_backend.services.request_logs import RequestLogs
+from fal_notebook.errors import LimitError
+
+__all__ = ["DEPTH_LIMIT", "INLINE", "Queue"]
+
+log = structlog.get_logger()
+
+INLINE = 64 * 1024
+"""Bodies up to this size lie in rows, larger ones in files."""
+
+DEPTH_LIMIT = 100_000
+"""Requests that wait for one app at most."""
+
+KEEP_US = 24 * 3600 * 1_000_000
+_TRIM_STEP = 500
+_TRIM_EVERY_S = 600.0
+_CHUNK = 500
+_LOW = "low"
+_NOT_KEPT = frozenset(
+    {
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"cookie",
+        b"expect",
+        b"host",
+        b"http2-settings",
+        b"idempotency-key",
+        b"keep-alive",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-fal-endpoint",
+        b"x-fal-request-id",
+    }
+)
+
+
+class Queue:
+    """See the module and `queue_values.QueueFace`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        dispatch: Dispatch,
+        courier: Courier,
+        payloads: Payloads,
+        provider: RunnerProvider,
+        control: Control,
+    ) -> None:
+        self._store = store
+        self._dispatch = dispatch
+        self._courier = courier
+        self._payloads = payloads
+        self._control = control
+        self._runs = Runs(
+            store=store,
+            dispatch=dispatch,
+            courier=courier,
+            payloads=payloads,
+            provider=provider,
+            control=control,
+            on_change=self._changed,
+            on_claim=self._claimed,
+            on_end=self._ended,
+        )
+        self._watch = Watch()
+        self._logs = RequestLogs(provider)
+        self._lines: dict[str, Line] = {}
+        self._alarms = Alarms(self._rang)
+        self._delayed: dict[int, LiveRequest] = {}
+        self._leased: list[int] = []
+        self._pending: dict[str, int] = defaultdict(int)
+        """Submissions on their way to the disk, by app."""
+        self._numbers = itertools.count(1)
+        self._is_open = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.on_done: Callable[[Request], None] = lambda row: None
+        """Told of each request that has ended, after the commit."""
+        dispatch.on_dropped = self._app_dropped
+
+    def use_hook(self, hook: rows.DoneHook) -> None:
+        """Have something written in the same transaction as each request's end."""
+        self._runs.hook = hook
+
+    # Life
+
+    async def load(self) -> None:
+        """Make the lines from the rows; before the first caller is heard."""
+        last, live = await self._store.read(_load)
+        self._numbers = itertools.count(last + 1)
+        for one in live:
+            self._place(one)
+        log.info(
+            "queue.loaded",
+            waiting=sum(line.waiting() for line in self._lines.values()),
+            running=len(self._leased),
+        )
+
+    async def run(self, adopted: asyncio.Event) -> None:
+        """Attach to what runs, then start what waits, until cancelled; old requests go now and then."""
+        await adopted.wait()
+        await self._attach()
+        self._is_open = True
+        for line in list(self._lines.values()):
+            self._offer(line)
+        while True:
+            await self.trim()
+            await asyncio.sleep(_TRIM_EVERY_S)
+
+    async def close(self) -> None:
+        """Let go of everything; runners go on with what they have."""
+        self._is_open = False
+        self._alarms.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._runs.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(len(self._runs) or self._delayed or any(line.waiting() for line in self._lines.values()))
+
+    # Submitting
+
+    async def save_body(self, chunks: AsyncIterator[bytes], limit: int) -> Payload:
+        """Write a large body to the disk. Raises: Refusal 413 over `limit`, 507 on a full disk."""
+        try:
+            return await self._payloads.save(chunks, limit)
+        except LimitError as error:
+            raise _no_room(error) from error
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Return once the request is durable. Raises: Refusal 404, 422, 429, 507."""
+        key = submission.route.key
+        if self._dispatch.find(key.encode()) is None:
+            raise unknown_app(submission.route.info.alias)
+        line = self._line(key)
+        if line.waiting() + self._pending[key] >= DEPTH_LIMIT:
+            raise Refusal(429, "Too many requests wait for this app", None, ((b"retry-after", b"10"),))
+        row, body = self._row(submission)
+        self._pending[key] += 1
+        try:
+            stored = await self._store.write(lambda tx: rows.accept(tx, row, body), OpClass.ACCEPT)
+        except LimitError as error:
+            raise _no_room(error) from error
+        finally:
+            self._pending[key] -= 1
+        if stored is not row:
+            if isinstance(submission.body, Payload):
+                await self._payloads.drop([submission.body.name])
+            position = line.position(stored.id, is_low=stored.lane == _LOW)
+            return Accepted(stored.request_id, position, is_new=False)
+        if row.start_deadline is not None:
+            self._alarms.add(row.id, row.start_deadline)
+        line.join(row.id, is_low=submission.is_low, hint=row.hint)
+        position = line.position(row.id, is_low=submission.is_low)
+        self._offer(line)
+        return Accepted(row.request_id, position)
+
+    def _row(self, submission: Submission) -> tuple[Request, bytes | None]:
+        info, now = submission.route.info, rows.now_us()
+        body = submission.body if isinstance(submission.body, bytes) else None
+        ref = rows.file_ref(submission.body.name) if isinstance(submission.body, Payload) else None
+        idempotency = input_hash = None
+        if submission.idempotency_key is not None:
+            endpoint = submission.route.key + submission.path
+            idempotency = rows.idempotency_of(info.account, endpoint, submission.idempotency_key)
+            input_hash = (
+                submission.body.sha256
+                if isinstance(submission.body, Payload)
+                else hashlib.sha256(submission.body).hexdigest()
+            )
+        limits_s = [s for s in (submission.start_timeout_s, info.start_timeout_s) if s]
+        start_s = min(limits_s) if limits_s else None
+        row = Request(
+            id=next(self._numbers),
+            request_id=str(uuid.uuid4()),
+            account=info.account,
+            app=submission.route.key,
+            method=submission.method,
+            path=submission.path + submission.query,
+            headers_json=encode_headers(_kept(submission.headers)),
+            lane=_LOW if submission.is_low else "normal",
+            state=RequestState.QUEUED.value,
+            submitted_at=now,
+            caller=submission.caller,
+            input_ref=rows.INLINE_REF if body else ref,
+            start_deadline=None if start_s is None else now + int(start_s * 1e6),
+            deadline_by_caller=int(start_s is not None and start_s == submission.start_timeout_s),
+            no_retry=int(submission.no_retry),
+            store_io=int(submission.store_io),
+            hint=submission.hint,
+            webhook=submission.webhook,
+            idempotency=idempotency,
+            input_hash=input_hash,
+        )
+        return row, body
+
+    # Asking
+
+    async def status(self, owner: str, alias: str, request_id: str, *, logs: bool = False) -> StatusView:
+        """Return where it stands now. Raises: Refusal 404."""
+        row = await self._find(owner, alias, request_id)
+        lines = None
+        if logs:
+            lines = await self._logs.lines(row.runner, request_id) if row.runner else ()
+        return self._view(row, lines)
+
+    async def follow(
+        self, owner: str, alias: str, request_id: str, *, logs: bool = False
+    ) -> AsyncIterator[StatusView]:
+        """Yield where it stands, then each change, the completed view last. Raises: Refusal 404 at once."""
+        row = await self._find(owner, alias, request_id)
+        watched = self._watch.watch(request_id)
+        tail = _Tail(self._logs, request_id, watched.set) if logs else None
+        told: StatusView | None = None
+        try:
+            while True:
+                watched.clear()
+                row = await self._find(owner, alias, request_id)
+                if tail is not None:
+                    await tail.use(row)
+                view = self._view(row, tail.take() if tail is not None else None)
+                if view != told or view.logs:
+                    told = view
+                    yield view
+                if view.phase is Phase.COMPLETED:
+                    return
+                await self._wait(row, watched)
+        finally:
+            self._watch.leave(request_id, watched)
+            if tail is not None:
+                await tail.close()
+
+    async def _wait(self, row: Request, watched: asyncio.Event) -> None:
+        """Wait for a change of the request, or of its position."""
+        line = self._line(row.app)
+        if row.state == RequestState.LEASED:
+            await watched.wait()
+            return
+        before = line.position(row.id, is_low=row.lane == _LOW)
+        while line.position(row.id, is_low=row.lane == _LOW) == before and not watched.is_set():
+            line.moved.clear()
+            waits = [asyncio.ensure_future(watched.wait()), asyncio.ensure_future(line.moved.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+
+    async def answer(self, owner: str, alias: str, request_id: str) -> StoredAnswer:
+        """Return the stored answer. Raises: Refusal 404 unknown or dropped, 400 in progress."""
+        app = f"{owner}/{alias}"
+
+        def read(reader: Reader) -> tuple[Request, bytes | None]:
+            row = rows.find(reader, app, request_id)
+            return row, reader.requests.body(
+                row.id, answer=True
+            ) if row.answer_ref == rows.INLINE_REF else None
+
+        row, body = await self._store.read(read)
+        if row.state != RequestState.DONE:
+            raise Refusal(400, "Request is still in progress")
+        if row.answer_headers_json is None:
+            return _platform_answer(row)
+        name = rows.file_of(row.answer_ref)
+        if row.answer_ref == rows.INLINE_REF and body is None:
+            raise Refusal(404, "The answer is not kept any longer: it was asked not to be stored")
+        if not row.store_io:
+            self._spawn(self._drop_answer(row), "drop answer")
+        return StoredAnswer(
+            row.status_code or 500,
+            decode_headers(row.answer_headers_json),
+            self._payloads.path(name) if name is not None else body or b"",
+            row.error_type,
+            row.caller,
+            row.account,
+        )
+
+    async def _drop_answer(self, row: Request) -> None:
+        # A file is kept until retention: somebody may be reading it now.
+        await self._store.write(lambda tx: tx.requests.drop_body(row.id, answer=True), OpClass.LAZY)
+
+    async def caller_of(self, owner: str, alias: str, request_id: str) -> tuple[str, str | None]:
+        """Return (account of the app's owner, account of the submitter). Raises: Refusal 404."""
+        row = await self._find(owner, alias, request_id)
+        return row.account, row.caller
+
+    async def cancel(self, owner: str, alias: str, request_id: str) -> CancelOutcome:
+        """Cancel it."""
+        try:
+            row = await self._find(owner, alias, request_id)
+        except Refusal:
+            return CancelOutcome.NOT_FOUND
+        change = await self._apply(row.id, Cancel())
+        if change is None:
+            return CancelOutcome.NOT_FOUND
+        if change.is_done:
+            return CancelOutcome.OK
+        if change.after.state == RequestState.DONE:
+            return CancelOutcome.ALREADY_COMPLETED
+        return CancelOutcome.CANCELLATION_REQUESTED
+
+    def size(self, owner: str, alias: str) -> QueueSize:
+        """Return how much waits and runs."""
+        line = self._lines.get(f"{owner}/{alias}")
+        normal, low = line.counts() if line is not None else (0, 0)
+        return QueueSize(normal, low, line.running if line is not None else 0)
+
+    async def _find(self, owner: str, alias: str, request_id: str) -> Request:
+        app = f"{owner}/{alias}"
+        return await self._store.read(lambda reader: rows.find(reader, app, request_id))
+
+    def _view(self, row: Request, logs: tuple[LogEntry, ...] | None) -> StatusView:
+        phase, position, inference_s = Phase.IN_PROGRESS, None, None
+        if row.state in (RequestState.QUEUED, RequestState.DELAYED):
+            phase, logs = Phase.IN_QUEUE, None
+            position = self._line(row.app).position(row.id, is_low=row.lane == _LOW)
+        elif row.state == RequestState.DONE:
+            phase = Phase.COMPLETED
+            if row.runner is not None and row.started_at is not None and row.ended_at is not None:
+                inference_s = max(0, row.ended_at - row.started_at) / 1e6
+        return StatusView(
+            row.request_id,
+            phase,
+            row.caller,
+            row.account,
+            position,
+            logs,
+            inference_s,
+            row.attempt,
+            row.status_code,
+            row.error,
+            row.error_type,
+            row.runner,
+        )
+
+    # What happens to requests
+
+    async def _apply(self, id: int, event: RequestEvent, *, at: int = 0) -> rows.Change | None:
+        hook = self._runs.hook
+        change = await self._store.write(lambda tx: rows.apply(tx, id, event, hook=hook, at=at))
+        if change is not None and change.after is not change.before:
+            self._changed(change)
+        return change
+
+    def _changed(self, change: rows.Change) -> None:
+        """Make memory follow a row that was committed, and do what the row wants now."""
+        before, after = change.before, change.after
+        news = wanted(after) - wanted(before)
+        line = self._line(after.app)
+        if before.state == RequestState.QUEUED and after.state == RequestState.DONE:
+            line.leave(after.id)
+        if after.state == RequestState.DELAYED:
+            self._delay(_live_of(after))
+        else:
+            self._delayed.pop(after.id, None)
+        if Effect.RING in news:
+            self._join(_live_of(after))
+        if Effect.CANCEL_ON_RUNNER in news:
+            self._runs.cancel(after)
+        if after.state == RequestState.DONE and before.state != RequestState.DONE:
+            self.on_done(after)
+        self._watch.ring(after.request_id)
+
+    def _claimed(self, row: Request) -> None:
+        self._watch.ring(row.request_id)
+
+    def _ended(self, app: str) -> None:
+        line = self._lines.get(app)
+        if line is not None:
+            line.running -= 1
+
+    def _start(self, key: str, id: int, door: Door) -> None:
+        self._line(key).running += 1
+        self._runs.start(key, id, door)
+
+    def _place(self, one: LiveRequest) -> None:
+        """Put a row of before where it belongs."""
+        if one.state == RequestState.LEASED:
+            self._leased.append(one.id)
+            return
+        if one.start_deadline is not None:
+            self._alarms.add(one.id, one.start_deadline)
+        if one.state == RequestState.DELAYED:
+            self._delay(one)
+        else:
+            self._join(one)
+
+    def _delay(self, one: LiveRequest) -> None:
+        self._delayed[one.id] = one
+        self._alarms.add(one.id, one.not_before or 0)
+
+    def _join(self, one: LiveRequest) -> None:
+        if self._dispatch.find(one.app.encode()) is None:
+            self._spawn(self._drop_all([one.id]), "drop")
+            return
+        line = self._line(one.app)
+        line.join(one.id, is_low=one.lane == _LOW, hint=one.hint)
+        self._offer(line)
+
+    def _offer(self, line: Line) -> None:
+        if self._is_open and line.waiting():
+            self._dispatch.offer(line.key, line)
+
+    def _line(self, key: str) -> Line:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(key, self._start)
+        return line
+
+    def _rang(self, due: list[tuple[int, int]]) -> None:
+        self._spawn(self._tick(due), "tick")
+
+    async def _tick(self, due: list[tuple[int, int]]) -> None:
+        for id, at in due:
+            await self._apply(id, Tick(), at=at)
+
+    def _app_dropped(self, key: str) -> None:
+        line = self._lines.pop(key, None)
+        ids = [] if line is None else list(line.drain())
+        ids += [one.id for one in self._delayed.values() if one.app == key]
+        if ids:
+            self._spawn(self._drop_all(ids), "drop")
+
+    async def _drop_all(self, ids: list[int]) -> None:
+        hook = self._runs.hook
+        for at in range(0, len(ids), _CHUNK):
+            chunk = ids[at : at + _CHUNK]
+
+            def drop(tx: Tx, chunk: list[int] = chunk) -> list[rows.Change | None]:
+                return [rows.apply(tx, id, Dropped(), hook=hook) for id in chunk]
+
+            for change in await self._store.write(drop):
+                if change is not None and change.after is not change.before:
+                    self._changed(change)
+
+    # After a restart
+
+    async def _attach(self) -> None:
+        ids, self._leased = self._leased, []
+        found = await self._store.read(
+            lambda reader: [row for id in ids if (row := reader.get(Request, id)) is not None]
+        )
+        by_runner: dict[str, list[Request]] = defaultdict(list)
+        for row in found:
+            if row.state == RequestState.LEASED:
+                by_runner[row.runner or ""].append(row)
+        for runner_id in self._control.runners():
+            by_runner.setdefault(runner_id, [])
+        await asyncio.gather(*(self._attach_runner(*item) for item in by_runner.items()))
+
+    async def _attach_runner(self, runner_id: str, mine: Iterable[Request]) -> None:
+        control = self._control.address(runner_id)
+        known: list[dict[str, Any]] = []
+        if control is not None:
+            try:
+                known = await self._courier.listing(control)
+            except Broken:
+                control = None
+        expected = []
+        for row in mine:
+            if control is not None and any(is_same(one, row) for one in known):
+                expected.append((row.request_id, row.attempt))
+                self._line(row.app).running += 1
+                await self._runs.attach(row, control)
+                if row.cancel_asked:
+                    self._runs.cancel(row)
+            else:
+                reason, is_asked = self._control.why_ended(runner_id)
+                await self._runs.lose(row, reason, is_asked=is_asked)
+        for one in known:
+            pair = (str(one.get("request_id")), one.get("attempt"))
+            if control is not None and one.get("kind") == "queue" and pair not in expected:
+                self._spawn(self._end_stray(control, pair[0], int(one.get("attempt") or 0)), "stray")
+
+    async def _end_stray(self, control: str, request_id: str, attempt: int) -> None:
+        """End a try that is not the present one any more."""
+        await self._courier.cancel(control, request_id)
+        await self._courier.forget(control, request_id, attempt)
+
+    # Retention
+
+    async def trim(self, keep_us: int = KEEP_US) -> int:
+        """Remove what ended long ago, in small steps, and return how many files went."""
+        gone = 0
+        while True:
+            before = rows.now_us() - keep_us
+            refs = await self._store.write(lambda tx: rows.trim(tx, before, _TRIM_STEP), OpClass.LAZY)  # noqa: B023
+            names = [ref for ref in refs if ref is not None]
+            await self._payloads.drop(names)
+            gone += len(names)
+            if len(refs) < 2 * _TRIM_STEP:
+                return gone
+
+    def _spawn(self, work: Any, about: str) -> None:
+        task = asyncio.get_running_loop().create_task(_told(work, about), name=about)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Tail:
+    """The new lines of a followed request; it moves to the next runner with its request."""
+
+    def __init__(self, logs: RequestLogs, request_id: str, ring: Callable[[], None]) -> None:
+        self._logs = logs
+        self._request_id = request_id
+        self._ring = ring
+        self._runner: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._came: list[LogEntry] = []
+        self._told: set[LogEntry] = set()
+
+    async def use(self, row: Request) -> None:
+        """Read from the runner that has the request now; all of it once it has ended."""
+        if row.state == RequestState.DONE and row.runner is not None:
+            await self.close()
+            for entry in await self._logs.lines(row.runner, self._request_id):
+                self._note(entry)
+        elif row.runner is not None and row.runner != self._runner and row.state == RequestState.LEASED:
+            await self.close()
+            self._runner = row.runner
+            self._task = asyncio.create_task(self._read(row.runner), name=f"logs of {self._request_id}")
+
+    def take(self) -> tuple[LogEntry, ...]:
+        """Return what came since it was last asked."""
+        came, self._came = self._came, []
+        return tuple(came)
+
+    async def close(self) -> None:
+        """Read no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _note(self, entry: LogEntry) -> None:
+        if entry not in self._told:
+            self._told.add(entry)
+            self._came.append(entry)
+
+    async def _read(self, runner_id: str) -> None:
+        async for entry in self._logs.follow(runner_id, self._request_id):
+            self._note(entry)
+            self._ring()
+
+
+def _load(reader: Reader) -> tuple[int, list[LiveRequest]]:
+    return reader.requests.last_id(), list(reader.requests.live())
+
+
+def _live_of(row: Request) -> LiveRequest:
+    return LiveRequest(
+        row.id, row.app, row.lane, row.state, row.not_before, row.start_deadline, row.hint, row.submitted_at
+    )
+
+
+def _kept(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """Drop the caller's key, what is hop-by-hop, and what is ours to say."""
+    lowered = ((name.lower(), value) for name, value in headers)
+    return tuple(
+        (name, value)
+        for name, value in lowered
+        if name not in _NOT_KEPT and not name.startswith(b"x-fal-nb-")
+    )
+
+
+def _no_room(error: LimitError) -> Refusal:
+    if error.code == "limit.disk_full":
+        return Refusal(507, error.message, None, ((b"retry-after", b"30"),))
+    return Refusal(413, "The body is too large")
+
+
+def _platform_answer(row: Request) -> StoredAnswer:
+    """Return the answer that the platform gives where the App gave none."""
+    headers = [(b"content-type", b"application/json")]
+    if row.error_type is not None:
+        headers.append((b"x-fal-error-type", row.error_type.encode()))
+    if row.status_code == 504 and row.error_type is None:
+        headers.append((b"x-fal-request-timeout-type", b"user"))
+    body = problem_body(row.error or "", row.error_type)
+    return StoredAnswer(row.status_code or 500, tuple(headers), body, row.error_type, row.caller, row.account)
+
+
+def problem_body(detail: str, error_type: str | None) -> bytes:
+    """Return the body of a platform error."""
+    return json.dumps({"detail": detail} | ({"error_type": error_type} if error_type else {})).encode()
+
+
+async def _told(work: Any, about: str) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("queue.task_broken", about=about)
