@@ -196,6 +196,10 @@ class AppSpec(Wire):
     """In order of preference."""
     scale: ScaleSpec = Field(default_factory=ScaleSpec)
     termination_grace_s: int = 5
+    skip_retry_conditions: list[str] = Field(default_factory=list)
+    """Reasons for which a queued request is not tried again: timeout, server_error, connection_error."""
+    retry_config: dict[str, int] = Field(default_factory=dict)
+    """How often at most, by reason."""
     endpoints: list[EndpointSpec] = Field(default_factory=list)
     openapi: str = "{}"
     """OpenAPI document as a JSON string (saving a notebook would sort an object's keys)."""

@@ -31,6 +31,7 @@ from fal_backend.adapters.builder_uv import UvBuilder
 from fal_backend.adapters.bus import EventBus
 from fal_backend.adapters.hosts import LOCAL_NODE, Hosts
 from fal_backend.adapters.machines import load_catalogue, read_inventory
+from fal_backend.adapters.payloads_fs import PayloadFolder
 from fal_backend.adapters.shelf_fs import FileShelf
 from fal_backend.adapters.signing_file import load_signing_keys
 from fal_backend.adapters.store.first_start import ensure_account
@@ -40,6 +41,7 @@ from fal_backend.adapters.store.store import SqliteStore
 from fal_backend.adapters.tls import LocalAuthority
 from fal_backend.api.auth import Auth
 from fal_backend.api.control import Control, Identity, control_app
+from fal_backend.api.courier import RunnerCourier
 from fal_backend.api.edge import Edge, serve
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
@@ -57,6 +59,8 @@ from fal_backend.services.images import Images
 from fal_backend.services.ledger import Ledger
 from fal_backend.services.logs import Logs
 from fal_backend.services.news import News
+from fal_backend.services.queue import Queue
+from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.sessions import Sessions
@@ -94,6 +98,8 @@ class _House:
     idleness: Idleness
     streams: Streams
     files: Files
+    queue: Queue
+    adopted: asyncio.Event
     edge: Edge
 
 
@@ -168,6 +174,15 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     catalog = Catalog(
         store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, machines=machines
     )
+    payloads = PayloadFolder(places)
+    queue = Queue(
+        store=store,
+        dispatch=dispatch,
+        courier=RunnerCourier(payloads),
+        payloads=payloads,
+        provider=hosts,
+        control=QueueControl(ledger, fleet, dispatch),
+    )
     streams = Streams()
     idleness = Idleness(ledger, lambda: streams.open)
     identity = Identity(
@@ -214,7 +229,21 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         allow_origins=settings.allow_origins,
         ready=news.adopted.is_set,
     )
-    return _House(store, hosts, builder, fleet, images, reconcile, sessions, idleness, streams, files, edge)
+    return _House(
+        store,
+        hosts,
+        builder,
+        fleet,
+        images,
+        reconcile,
+        sessions,
+        idleness,
+        streams,
+        files,
+        queue,
+        news.adopted,
+        edge,
+    )
 
 
 def _is_live(ledger: Ledger, runner_id: str) -> bool:
@@ -231,11 +260,13 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
     tcp, api = socket.socket(fileno=settings.fds.tcp), socket.socket(fileno=settings.fds.api)
     house.reconcile.open_routes()
     house.sessions.resume()
+    await house.queue.load()
     tasks = [
         _task("reconcile", house.reconcile.run()),
         _task("hosts", house.hosts.run(house.reconcile.on_news, house.store.leader)),
         _task("retention", keep_trimming(house.store)),
         _task("files", house.files.run()),
+        _task("queue", house.queue.run(house.adopted)),
         _task("serve", serve(house.edge, tcp=tcp, api=api, tls=tls)),
         _task("told", told.wait()),
     ]
@@ -257,6 +288,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         house.sessions.stop()
         house.streams.end()
         await _end([*tasks, preparing])
+        await house.queue.close()
         await house.images.close()
         await house.fleet.close()
 

@@ -281,9 +281,12 @@ class Host:
 
     def _tell_stats(self, every_s: float) -> None:
         rows = {runner.id: runner.memory() for runner in self._runners.values() if runner.exit is None}
+        stopped = [
+            runner.id for runner in self._runners.values() if runner.exit is None and runner.is_stopped()
+        ]
         listeners = [link for link in self._links if link.wants_news]
         for link in listeners:
-            link.send({"t": "stats", "memory": rows}, droppable=True)
+            link.send({"t": "stats", "memory": rows, "stopped": stopped}, droppable=True)
         self._stats_timer = (
             self._loop.after(every_s, lambda: self._tell_stats(every_s)) if listeners else None
         )

@@ -22,7 +22,14 @@ from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
 from fal_notebook.runtime.host_zygotes import Fork
 from fal_notebook.runtime.loop import Loop, Timer
-from fal_notebook.runtime.process import find_leftovers, launch, open_pidfd, private_bytes, send_signal
+from fal_notebook.runtime.process import (
+    find_leftovers,
+    is_stopped,
+    launch,
+    open_pidfd,
+    private_bytes,
+    send_signal,
+)
 from fal_notebook.runtime.sandbox import limit_process, prefer_for_oom, scrub_environment
 
 __all__ = ["Runner"]
@@ -284,6 +291,10 @@ class Runner:
     def memory(self) -> int:
         """Return its private memory in bytes."""
         return private_bytes(self.pid) if self.pid is not None and self.state != "ended" else 0
+
+    def is_stopped(self) -> bool:
+        """Tell whether a signal has stopped it (SIGSTOP): it lives and does nothing."""
+        return self.pid is not None and is_stopped(self.pid)
 
     def sweep(self, spare: frozenset[int]) -> None:
         """Kill what it left behind: children, daemons, whatever holds its output."""

@@ -134,6 +134,15 @@ def private_bytes(pid: int) -> int:
     return sum(int(row[1]) for row in rows) * 1024
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a signal has stopped a process; False when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] in ("T", "t")
+
+
 def find_leftovers(
     session: int | None,
     mark: str,

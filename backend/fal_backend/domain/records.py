@@ -21,6 +21,7 @@ __all__ = [
     "FileState",
     "Image",
     "ImageState",
+    "Named",
     "Node",
     "Record",
     "Request",
@@ -360,7 +361,7 @@ class EventRow:
     data_json: str
 
 
-Record = (
+Named = (
     Account
     | ApiKey
     | Image
@@ -371,7 +372,9 @@ Record = (
     | Node
     | Runner
     | Session
-    | File
-    | Request
     | Attempt
+    | File
 )
+"""Every record with a name; requests have numbers."""
+
+Record = Named | Request

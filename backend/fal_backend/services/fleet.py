@@ -77,6 +77,10 @@ class Fleet:
         """Remember where a runner listens."""
         self._addresses[runner_id] = address
 
+    def address(self, runner_id: str) -> Address | None:
+        """Return where a runner listens, None of one that is gone."""
+        return self._addresses.get(runner_id)
+
     def spec(self, revision: str) -> AppSpec:
         """Return a revision's spec, parsed once."""
         found = self._specs.get(revision)

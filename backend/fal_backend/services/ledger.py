@@ -17,8 +17,8 @@ from fal_backend.domain.records import (
     Alias,
     Deployment,
     Image,
+    Named,
     Node,
-    Record,
     Revision,
     Runner,
     RunnerPhase,
@@ -30,7 +30,7 @@ from fal_backend.ports import Bus, OpClass, Reader, Store, Tx
 
 __all__ = ["AppKey", "Draft", "Ledger", "app_key"]
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Named)
 
 AppKey = tuple[str, str]
 """(account id, alias name)."""
@@ -57,7 +57,7 @@ class _Tables:
     open_by_app: dict[AppKey, set[str]] = field(default_factory=lambda: defaultdict(set))
     latest_by_app: dict[AppKey, str] = field(default_factory=dict)
 
-    def keep(self, row: Record) -> None:
+    def keep(self, row: Named) -> None:
         if isinstance(row, Session) and row.ended_at is not None:
             self.forget(Session, row.id)
             return
@@ -67,7 +67,7 @@ class _Tables:
         elif isinstance(row, Deployment):
             self._index_deployment(row)
 
-    def forget(self, kind: type[Record], id: str) -> None:
+    def forget(self, kind: type[Named], id: str) -> None:
         self.rows[kind].pop(id, None)
 
     def _index_runner(self, row: Runner) -> None:
@@ -179,7 +179,7 @@ class Ledger:
         """Drop a revision that nothing here names any more; the store keeps it."""
         self._tables.forget(Revision, id)
 
-    def remember(self, row: Record) -> None:
+    def remember(self, row: Named) -> None:
         """Keep an immutable row that was read from the store."""
         self._tables.keep(row)
 
@@ -212,8 +212,8 @@ class Draft:
         self._ledger = ledger
         self.now = now
         """Microseconds since the epoch, the same for the whole draft."""
-        self._changed: dict[tuple[type[Record], str], Record] = {}
-        self.deleted: dict[tuple[type[Record], str], Record] = {}
+        self._changed: dict[tuple[type[Named], str], Named] = {}
+        self.deleted: dict[tuple[type[Named], str], Named] = {}
         self._events: list[_Emitted] = []
         self.dirty_apps: set[AppKey] = set()
         self.dirty_revisions: set[str] = set()
@@ -231,7 +231,7 @@ class Draft:
         """Return a row as it will be."""
         if (kind, id) in self.deleted:
             return None
-        changed = self._changed.get((cast("type[Record]", kind), id))
+        changed = self._changed.get((cast("type[Named]", kind), id))
         return self._ledger.get(kind, id) if changed is None else cast("R", changed)
 
     def need(self, kind: type[R], id: str) -> R:
@@ -241,13 +241,13 @@ class Draft:
             raise KeyError(f"{kind.__name__} {id}")
         return row
 
-    def change(self, row: Record) -> None:
+    def change(self, row: Named) -> None:
         """Make or change a row."""
         self.deleted.pop((type(row), row.id), None)
         self._changed[(type(row), row.id)] = row
         self._mark(row)
 
-    def delete(self, row: Record) -> None:
+    def delete(self, row: Named) -> None:
         """End a row."""
         self._changed.pop((type(row), row.id), None)
         if self._ledger.get(type(row), row.id) is not None:
@@ -297,9 +297,9 @@ class Draft:
         for row in self._of(kind):
             yield self._ledger.get(kind, row.id), row
 
-    def write(self, tx: Tx) -> list[Record]:
+    def write(self, tx: Tx) -> list[Named]:
         """Put all of it into a transaction and return the rows as stored; may run more than once."""
-        written: list[Record] = []
+        written: list[Named] = []
         for (kind, id), row in self._changed.items():
             if self._ledger.get(kind, id) is None:
                 tx.insert(row)
@@ -312,7 +312,7 @@ class Draft:
             tx.emit(event.subject, event.kind, event.data, app=event.app)
         return written
 
-    def _mark(self, row: Record) -> None:
+    def _mark(self, row: Named) -> None:
         match row:
             case Runner():
                 self.dirty_apps.add(app_key(row))
@@ -334,8 +334,8 @@ class Draft:
         return [row for row in rows if row.phase in LIVE]
 
 
-def _rows_that_matter(reader: Reader) -> list[Record]:
-    rows: list[Record] = [*reader.find(Account), *reader.find(Alias), *reader.find(Node), *reader.find(Image)]
+def _rows_that_matter(reader: Reader) -> list[Named]:
+    rows: list[Named] = [*reader.find(Account), *reader.find(Alias), *reader.find(Node), *reader.find(Image)]
     rows.extend(reader.find(Session, ended_at=None))
     for state in OPEN:
         rows.extend(reader.find(Deployment, state=state.value))
