@@ -49,12 +49,14 @@ def bind_api(path: Path) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """Return the base URL at which programs of this machine reach the socket."""
+def url_of(listener: socket.socket, *, scheme: str = "http") -> str:
+    """Return the base URL at which programs of this machine reach the socket; https by name, as its clients expect."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if scheme == "https" and host in ("127.0.0.1", "::1"):
+        host = "localhost"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _bind_one(host: str, port: int) -> socket.socket:

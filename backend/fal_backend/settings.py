@@ -15,9 +15,10 @@ from pathlib import Path
 
 from fal_notebook.places import Places, default_home
 
-__all__ = ["DEFAULT_PORT", "Fds", "Settings", "SuperviseSettings", "backend_arguments"]
+__all__ = ["DEFAULT_PORT", "DEFAULT_TLS_PORT", "Fds", "Settings", "SuperviseSettings", "backend_arguments"]
 
 DEFAULT_PORT = 8780
+DEFAULT_TLS_PORT = 8781
 _IDLE_EXIT_S = 1800.0
 _FDS_VARIABLE = "FAL_NB_FDS"
 
@@ -32,6 +33,8 @@ class Fds:
     """Listening unix socket for clients of this machine."""
     status: int
     """Write end of the status pipe: lines `READY`, `STATUS text`, `STOPPING`."""
+    tls: int | None = None
+    """Listening TCP socket for https."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Settings:
         try:
             fds = Fds(**json.loads(environ[_FDS_VARIABLE]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{_FDS_VARIABLE} must name the descriptors tcp, api and status") from error
+            raise ValueError(f"{_FDS_VARIABLE} must name the descriptors tcp, api, status and tls") from error
         return cls(
             places=places,
             url=args.url,
@@ -90,6 +93,10 @@ class SuperviseSettings:
     port: int = DEFAULT_PORT
     port_strict: bool = False
     """Refuse another port than the asked one."""
+    tls: bool = False
+    """Listen for https too."""
+    tls_port: int = DEFAULT_TLS_PORT
+    tls_port_strict: bool = False
     embedded: bool = False
     idle_exit_s: float = _IDLE_EXIT_S
     allow_origins: tuple[str, ...] = ()
@@ -105,6 +112,9 @@ class SuperviseSettings:
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
         parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port, or the next free one")
         parser.add_argument("--port-strict", action="store_true", help="this port or none")
+        parser.add_argument("--tls", action="store_true", help="listen for https too")
+        parser.add_argument("--tls-port", type=int, default=DEFAULT_TLS_PORT, help="or the next free one")
+        parser.add_argument("--tls-port-strict", action="store_true", help="this port for https or none")
         parser.add_argument("--orphan-grace-s", type=float, default=60.0)
         args = parser.parse_args(argv)
         return cls(
@@ -112,6 +122,9 @@ class SuperviseSettings:
             host=args.host,
             port=args.port,
             port_strict=args.port_strict,
+            tls=args.tls,
+            tls_port=args.tls_port,
+            tls_port_strict=args.tls_port_strict,
             embedded=args.embedded,
             idle_exit_s=args.idle_exit_s,
             allow_origins=tuple(args.allow_origin),

@@ -74,11 +74,12 @@ class Supervisor:
             return _refuse(str(error))
         try:
             self._tcp = bind_tcp(self._settings.host, self._settings.port, strict=self._settings.port_strict)
+            self._tls = self._bind_tls()
             self._api = bind_api(self._places.api_socket)
         except (PortTaken, OSError) as error:
             lock.release()
             return _refuse(str(error))
-        self._listeners = (self._tcp, self._api)
+        self._listeners = (self._tcp, self._api, *((self._tls,) if self._tls else ()))
         self._url, self._instance = url_of(self._tcp), instance_id(self._places)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._end)
@@ -92,6 +93,12 @@ class Supervisor:
         self._loop.close()
         return self._exit_code or 0
 
+    def _bind_tls(self) -> socket.socket | None:
+        settings = self._settings
+        if not settings.tls:
+            return None
+        return bind_tcp(settings.host, settings.tls_port, strict=settings.tls_port_strict)
+
     # -- backend ----------------------------------------------------------------------------------------
 
     def _start_backend(self) -> None:
@@ -100,6 +107,7 @@ class Supervisor:
         status_r, status_w = os.pipe2(os.O_CLOEXEC)
         error_r, error_w = os.pipe2(os.O_CLOEXEC)
         fds = {"tcp": self._tcp.fileno(), "api": self._api.fileno(), "status": status_w}
+        fds |= {"tls": self._tls.fileno()} if self._tls else {}
         command = [*self._backend_command, *backend_arguments(self._settings, self._url, self._instance)]
         pid = launch(
             command,
@@ -183,6 +191,7 @@ class Supervisor:
             "start_time": process_start_time(os.getpid()),
             "port": self._tcp.getsockname()[1],
             "url": self._url,
+            "tls_url": url_of(self._tls, scheme="https") if self._tls else None,
             "instance_id": self._instance,
             "version": fal_notebook.__version__,
             "home": str(self._places.home),

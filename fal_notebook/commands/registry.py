@@ -62,6 +62,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("logs", "Show what runners wrote", "logs"),
     Entry("machines list", "List machine types", "machines"),
     Entry("serve", "Start the backend of this machine", "server", _TERMINAL),
+    Entry("env", "Print exports that point fal's own clients here", "environment", _TERMINAL),
     Entry("lab", "Open JupyterLab with the fal panel", "server", _TERMINAL),
     Entry("doctor", "Check this installation, with a fix for each fault", "doctor"),
     Entry("version", "Print the version", "server"),

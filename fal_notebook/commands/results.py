@@ -25,6 +25,7 @@ __all__ = [
     "Check",
     "Checked",
     "Diagnosed",
+    "Exports",
     "Frame",
     "LinesShown",
     "MachinesListed",
@@ -188,6 +189,13 @@ class Served:
     tls_url: str | None = None
 
 
+@dataclass(frozen=True)
+class Exports:
+    """Variables for other programs, the key among them."""
+
+    values: dict[str, str] = field(repr=False)
+
+
 class Verdict(StrEnum):
     """How a check of the doctor ended."""
 
@@ -238,6 +246,7 @@ Result: TypeAlias = (
     | LinesShown
     | MachinesListed
     | Served
+    | Exports
     | Diagnosed
     | Versions
 )

@@ -19,7 +19,7 @@ from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import Served, Versions
 from fal_notebook.config import Profile
 from fal_notebook.embedded import find_backend, start_backend, wait_backend
-from fal_notebook.errors import UsageError
+from fal_notebook.errors import ConflictError, UsageError
 from fal_notebook.places import Places, process_start_time
 
 __all__ = ["COMMANDS", "LabArguments", "ServeArguments"]
@@ -35,6 +35,8 @@ class ServeArguments:
     host: str | None = flag("Address to listen on (127.0.0.1)", metavar="ADDRESS")
     port: int | None = flag("Port; without it 8780, or the next free one", metavar="PORT")
     home: str | None = flag("Data folder (FAL_NB_HOME)", metavar="FOLDER")
+    tls: bool = flag("Answer https too, with a certificate authority of its own", default=False)
+    tls_port: int | None = flag("Port for https; without it 8781, or the next free one", metavar="PORT")
     background: bool = flag("Return once it answers; it goes on", default=False)
     allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")
 
@@ -58,10 +60,14 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
     places = Places(Path(args.home).expanduser().absolute()) if args.home else ctx.profile.places
     found = find_backend(places)
     if found is not None:
+        _check_tls(args, found)
         return _served(places, found, ctx, was_running=True)
     flags = ["--host", args.host] if args.host else []
     if args.port is not None:
         flags += ["--port", str(args.port), "--port-strict"]
+    flags += ["--tls"] if args.tls else []
+    if args.tls_port is not None:
+        flags += ["--tls-port", str(args.tls_port), "--tls-port-strict"]
     for origin in args.allow_origin:
         flags += ["--allow-origin", origin]
     child = start_backend(places, flags)
@@ -97,6 +103,15 @@ def version(args: VersionArguments, ctx: Context) -> Versions:
     return Versions(__version__, platform.python_version(), installed)
 
 
+def _check_tls(args: ServeArguments, record: dict[str, Any]) -> None:
+    if args.tls and not record.get("tls_url"):
+        raise ConflictError(
+            "A backend runs here without TLS.",
+            fix=f"End process {record['pid']}, then run `fal-nb serve --tls`.",
+            code="backend.no_tls",
+        )
+
+
 def _served(places: Places, record: dict[str, Any], ctx: Context, *, was_running: bool) -> Served:
     backend_pid = record.get("backend_pid")
     return Served(
@@ -107,6 +122,7 @@ def _served(places: Places, record: dict[str, Any], ctx: Context, *, was_running
         key_file=str(places.local_key),
         machines=tuple(ctx.machines(Profile(places))),
         was_running=was_running,
+        tls_url=str(record["tls_url"]).rstrip("/") if record.get("tls_url") else None,
     )
 
 

@@ -17,8 +17,10 @@ from fal_notebook import compat
 from fal_notebook.config import Profile, resolve
 from fal_notebook.embedded import find_backend
 from fal_notebook.errors import FalError
+from fal_notebook.notebook.official import follow_official_client, leave_official_client
 from fal_notebook.notebook.overview import overview
 from fal_notebook.notebook.provenance import Cells
+from fal_notebook.places import Places, default_home
 
 __all__ = ["FalMagics", "load_ipython_extension", "unload_ipython_extension"]
 
@@ -62,6 +64,7 @@ FalMagics.fal.__doc__ = f"Commands of fal-notebook.\n\n{overview()}"
 def load_ipython_extension(shell: Any) -> None:
     """Put `fal` into the namespace, register the magics, and say which backend they use."""
     compat.install()
+    follow_official_client(Places(default_home()))
     magics = FalMagics(shell)
     shell.register_magic_function(magics.fal, "line", "fal")
     shell.register_magic_function(magics.fal_app, "cell", "fal_app")
@@ -75,7 +78,8 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Stop watching cells; the magics' names stay until the kernel ends, as with every extension."""
+    """Stop watching cells and imports; the magics' names stay until the kernel ends, as with every extension."""
+    leave_official_client()
     magics = getattr(shell, "fal_magics", None)
     if magics is not None:
         magics.cells.unwatch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 from fal_notebook.commands.results import (
@@ -10,6 +11,7 @@ from fal_notebook.commands.results import (
     AppsListed,
     Checked,
     Diagnosed,
+    Exports,
     LinesShown,
     MachinesListed,
     Progress,
@@ -53,18 +55,16 @@ def text(result: Result) -> str:
             return _text.card(result.progress)
         case Checked():
             return _checked(result)
-        case Stopped():
-            return f"Stopped {result.app}; its URL is gone."
-        case AppDeleted():
-            return f"Deleted {result.app}; its URL is gone."
-        case RunnerStopped():
-            return f"Stopping {result.runner_id}; it finishes its calls first."
+        case Stopped() | AppDeleted() | RunnerStopped():
+            return _ended(result)
         case LinesShown():
             return "\n".join(map(_text.log_line, result.lines)) or (
                 "" if result.streamed else "No lines yet."
             )
         case Served():
             return _served(result)
+        case Exports():
+            return "\n".join(f"export {name}={quote(value)}" for name, value in result.values.items())
         case Versions():
             named = "\n".join(f"{name} {found}" for name, found in result.packages.items())
             return f"fal-notebook {result.version}\nPython {result.python}\n{named}"
@@ -141,11 +141,26 @@ def _checked(result: Checked) -> str:
     return "\n".join([*lines, *(warning.message for warning in result.warnings)])
 
 
+def _ended(result: Stopped | AppDeleted | RunnerStopped) -> str:
+    match result:
+        case Stopped():
+            return f"Stopped {result.app}; its URL is gone."
+        case AppDeleted():
+            return f"Deleted {result.app}; its URL is gone."
+        case RunnerStopped():
+            return f"Stopping {result.runner_id}; it finishes its calls first."
+
+
 def _served(result: Served) -> str:
     cpu = [machine.name for machine in result.machines if not machine.gpus]
     gpu = [machine.name for machine in result.machines if machine.gpus and machine.available]
     lines = [
         f"{'Already serving' if result.was_running else 'Serving'} at {result.url} (process {result.pid})",
+        *(
+            [f"TLS: {result.tls_url} (`fal-nb env` prints what fal's own clients need)"]
+            if result.tls_url
+            else []
+        ),
         f"Key: {result.key_file} (only your user can read it)",
         f"Data: {result.home}",
         f"Runners: local, machines {' '.join(cpu)} (CPU), GPUs: {' '.join(gpu) or 'none found'}",

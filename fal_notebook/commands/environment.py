@@ -1,0 +1,61 @@
+"""`env`: the variables that point other programs, fal's own clients among them, at the backend of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fal_notebook.commands.context import Context
+from fal_notebook.commands.registry import Command
+from fal_notebook.commands.results import Exports
+from fal_notebook.config import Key
+from fal_notebook.embedded import find_backend
+from fal_notebook.errors import BackendError, UsageError
+from fal_notebook.places import Places
+from fal_notebook.trust import write_bundle
+
+__all__ = ["COMMANDS", "EnvArguments"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvArguments:
+    """`env` takes no arguments."""
+
+
+def env(args: EnvArguments, ctx: Context) -> Exports:
+    """Return the exports of the backend that answers; without TLS, those that need none."""
+    profile = ctx.profile
+    if not profile.is_embedded:
+        raise UsageError(
+            "`env` is for the backend of this machine.", fix="Run it where the backend runs, without --host."
+        )
+    record, key = find_backend(profile.places), profile.key
+    if record is None or key is None:
+        raise BackendError(
+            "No backend runs here.",
+            fix="Start it with `fal-nb serve --tls --background`.",
+            code="backend.not_running",
+        )
+    if not record.get("tls_url"):
+        ctx.say(
+            "The backend has no TLS, which fal's own Python client insists on: start it with `fal-nb serve --tls`."
+        )
+    return Exports(_values(profile.places, record, key))
+
+
+def _values(places: Places, record: dict[str, Any], key: Key) -> dict[str, str]:
+    values = {"FAL_KEY": f"{key.key_id}:{key.secret}", "FAL_NB_URL": str(record["url"]).rstrip("/")}
+    tls_url = str(record.get("tls_url") or "").rstrip("/")
+    if tls_url:
+        host = tls_url.removeprefix("https://")
+        values |= {
+            "FAL_RUN_HOST": f"{host}/run",
+            "FAL_QUEUE_RUN_HOST": f"{host}/queue",
+            "SSL_CERT_FILE": str(write_bundle(places)),
+            "FAL_NB_REST_URL": f"{tls_url}/rest",
+            "FAL_NB_CDN_URL": tls_url,
+        }
+    return values
+
+
+COMMANDS: dict[str, Command] = {"env": Command(EnvArguments, env)}
