@@ -13,7 +13,18 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeEngine
@@ -140,17 +151,28 @@ def _table(kind: type[Any]) -> Table:
     return Table(name, SCHEMA, *_columns(kind, "id"), *_indexes(name, LOOKUPS[kind]))
 
 
-def _only_where(condition: Any) -> dict[str, Any]:
-    return {"sqlite_where": condition, "postgresql_where": condition}
+def _partial(name: str, condition: ColumnElement[bool], *columns: Column[Any]) -> None:
+    """Index only the rows that match; `for_dialect` tells other databases than SQLite."""
+    _PARTIAL.append((Index(name, *columns, sqlite_where=condition), condition))
+
+
+_PARTIAL: list[tuple[Index, ColumnElement[bool]]] = []
+
+
+def _for_dialect(name: str) -> None:
+    """Prepare the schema for a database; naming PostgreSQL earlier would cost each start 0.15 s of imports."""
+    if name == "postgresql":
+        for index, condition in _PARTIAL:
+            index.dialect_options[name]["where"] = condition
 
 
 TABLES: dict[type[Any], Table] = {kind: _table(kind) for kind in KINDS}
 
 _REQUEST = TABLES[Request].c
 # Of a million finished requests none is in the first, of a million waiting ones none in the second.
-Index("request_live", _REQUEST.app, _REQUEST.lane, _REQUEST.id, **_only_where(_REQUEST.ended_at.is_(None)))
-Index("request_ended", _REQUEST.ended_at, **_only_where(_REQUEST.ended_at.is_not(None)))
-Index("request_by_idempotency", _REQUEST.idempotency, **_only_where(_REQUEST.idempotency.is_not(None)))
+_partial("request_live", _REQUEST.ended_at.is_(None), _REQUEST.app, _REQUEST.lane, _REQUEST.id)
+_partial("request_ended", _REQUEST.ended_at.is_not(None), _REQUEST.ended_at)
+_partial("request_by_idempotency", _REQUEST.idempotency.is_not(None), _REQUEST.idempotency)
 
 BODY = Table(
     "body",
@@ -186,6 +208,7 @@ META = Table(
 
 def definitions(dialect: Dialect) -> list[str]:
     """Return the statements that make an empty store, for a database without Alembic at hand."""
+    _for_dialect(dialect.name)
     made: list[str] = []
     for table in SCHEMA.sorted_tables:
         made.append(str(CreateTable(table).compile(dialect=dialect)))
