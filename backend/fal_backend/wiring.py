@@ -46,6 +46,7 @@ from fal_backend.api.edge import Edge, serve
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
 from fal_backend.api.pages import Pages
+from fal_backend.api.queue import QueueDoor
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.domain.records import Account, Runner, RunnerPhase
 from fal_backend.services.capacity import Capacity
@@ -223,6 +224,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         Gateway(dispatch, auth),
         control_app(control),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
+        queue=QueueDoor(queue, dispatch, auth, url=settings.url),
         storage=storage,
         url=settings.url,
         allow_hosts=settings.allow_hosts,
@@ -287,6 +289,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         status.say("STOPPING")
         house.sessions.stop()
         house.streams.end()
+        house.edge.end()
         await _end([*tasks, preparing])
         await house.queue.close()
         await house.images.close()

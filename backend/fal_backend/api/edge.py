@@ -79,6 +79,11 @@ class Edge:
         else:
             caller.answer(404, b"", problem("There is no queue here"))
 
+    def end(self) -> None:
+        """End what would go on for as long as its reader stays."""
+        if self._queue is not None:
+            self._queue.end()
+
     # Checks, called by the connection on each head
 
     def refusal(self, method: bytes, found: dict[bytes, bytes], *, is_local: bool) -> tuple[int, str] | None:
