@@ -230,7 +230,7 @@ def _lone() -> UpConn:
 
 def _pool(door: Door) -> Pool:
     if not isinstance(door.link, Pool):
-        door.link = Pool(door.socket, door.width)
+        door.link = Pool(door.socket, door.width, door.control)
     return door.link
 
 
