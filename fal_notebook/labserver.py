@@ -3,6 +3,7 @@
 Rules: a browser names a backend by its instance id, never by an address; paths and headers pass by
 allow-list; the key is added last and never comes back; body and answer are streamed; a reader that leaves
 ends the call behind it. A backend that is down is started once by the first contact, and by any act.
+Which backends there are, and when one is given the key, is said in `labbackends`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,33 +22,13 @@ from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from fal_notebook.config import Profile, resolve
-from fal_notebook.embedded import ensure_backend
-from fal_notebook.errors import BackendError, FalError
+from fal_notebook.config import resolve
+from fal_notebook.errors import AuthError, BackendError, FalError
+from fal_notebook.labbackends import Backend, Backends, is_allowed
 
-__all__ = ["Backend", "Backends", "is_allowed"]
-
-LOCAL = "local"
-"""Names the profile of this server whatever its instance id is."""
-
-START_COMMAND = "fal-nb serve"
+__all__ = ["InstanceHandler", "InstanceListHandler", "ProxyHandler", "StartHandler", "StaticHandler"]
 
 _SAFE = frozenset({"GET", "HEAD"})
-_NAME = r"[A-Za-z0-9._-]+"
-_ALLOWED: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
-    (frozenset(methods.split()), re.compile(path))
-    for methods, path in (
-        ("GET POST PUT PATCH DELETE", rf"run/{_NAME}/{_NAME}(/[^?]*)?"),
-        ("GET", r"api/v1/(instance|apps|runners|machines|events|logs)"),
-        ("GET DELETE", rf"api/v1/apps/{_NAME}"),
-        ("GET", rf"api/v1/deployments/{_NAME}"),
-        ("POST", rf"api/v1/(deployments/{_NAME}/cancel|runners/{_NAME}/stop)"),
-        ("GET", rf"api/v1/images/{_NAME}/log"),
-    )
-)
-"""What may pass. Keys, secrets, blobs and sessions are not in it."""
-
-_TRICKS = re.compile(r"\.\.|//|\\|%2e|%2f|%5c|%00|[\x00-\x20\x7f]", re.IGNORECASE)
 _REQUEST_HEADERS = ("accept", "content-type", "content-length", "last-event-id")
 _DROPPED = frozenset(
     {
@@ -66,110 +45,6 @@ _DROPPED = frozenset(
         "upgrade",
     }
 )
-
-
-def is_allowed(method: str, path: str) -> bool:
-    """Say whether a request for this raw path, without query, may pass."""
-    if _TRICKS.search(path):
-        return False
-    return any(method in methods and pattern.fullmatch(path) for methods, pattern in _ALLOWED)
-
-
-@dataclass
-class Backend:
-    """One backend that this server may reach."""
-
-    profile: Profile
-    http: httpx.AsyncClient
-    was_reached: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def instance_id(self) -> str | None:
-        """Its id as far as it is known without asking."""
-        if not self.profile.is_embedded:
-            return None
-        try:
-            return (self.profile.places.home / "instance_id").read_text().strip() or None
-        except OSError:
-            return None
-
-    @property
-    def address(self) -> str:
-        """The address that people know it by."""
-        if self.profile.url:
-            return self.profile.url
-        record = self.profile.places.read_backend_file()
-        return str(record["url"]) if record else str(self.profile.places.api_socket)
-
-    def key_header(self) -> dict[str, str]:
-        """Return the header that proves who we are; empty where there is no key."""
-        key = self.profile.key
-        return {"authorization": key.authorization()} if key else {}
-
-    async def ask_instance(self) -> dict[str, Any]:
-        """Return who answers there. Raises: httpx.HTTPError."""
-        answer = await self.http.get("/api/v1/instance", timeout=5.0)
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
-
-    async def start(self) -> None:
-        """Start the embedded backend if it does not run. Raises: BackendError."""
-        if not self.profile.is_embedded:
-            raise BackendError(f"{self.address} is on another machine.", fix="Start it there.")
-        async with self.lock:
-            await asyncio.to_thread(ensure_backend, self.profile.places)
-
-    def problem(self, reason: str) -> FalError:
-        """Return what to say when it does not answer."""
-        return BackendError(
-            f"No answer from the backend at {self.address}.",
-            fix=f"Start it with `{START_COMMAND}`.",
-            details={"address": self.address, "command": START_COMMAND, "reason": reason},
-        )
-
-
-class Backends:
-    """The table of profiles; a notebook's instance id selects one of them or none."""
-
-    def __init__(self, profiles: list[Profile]) -> None:
-        self._all = [Backend(profile, _client(profile)) for profile in profiles]
-
-    def __iter__(self) -> Any:
-        return iter(self._all)
-
-    async def find(self, instance: str) -> Backend | None:
-        """Return the backend with this instance id, None when no profile leads to it."""
-        if instance == LOCAL:
-            return self._all[0] if self._all else None
-        for backend in self._all:
-            known = backend.instance_id
-            if known is None:
-                try:
-                    known = str((await backend.ask_instance()).get("instance_id"))
-                except (httpx.HTTPError, ValueError):
-                    continue
-            if known == instance:
-                return backend
-        return None
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for backend in self._all:
-            await backend.http.aclose()
-
-
-def _client(profile: Profile) -> httpx.AsyncClient:
-    transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket)) if profile.is_embedded else None
-    return httpx.AsyncClient(
-        transport=transport,
-        base_url=profile.url or "http://localhost",
-        timeout=httpx.Timeout(None, connect=5.0),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
-        follow_redirects=False,
-        trust_env=False,
-    )
 
 
 class _Handler(APIHandler):
@@ -308,15 +183,15 @@ class ProxyHandler(_Handler):
             name: self.request.headers[name] for name in _REQUEST_HEADERS if name in self.request.headers
         }
         has_body = "content-length" in headers or "transfer-encoding" in self.request.headers
-        headers |= {"accept-encoding": "identity", **target.key_header()}
         try:
+            headers |= {"accept-encoding": "identity", **await target.key_header()}
             return await self._send(target, method, url, headers, has_body=has_body)
         except httpx.ConnectError:
             if target.was_reached and method in _SAFE:
                 raise
             target.was_reached = True
             await target.start()
-            headers |= target.key_header()
+            headers |= await target.key_header()
             return await self._send(target, method, url, headers, has_body=has_body)
 
     async def _send(
@@ -341,6 +216,10 @@ class ProxyHandler(_Handler):
         try:
             answer = await self._upstream
         except asyncio.CancelledError:
+            return
+        except AuthError as error:
+            # Not a missing backend: starting one would not help.
+            self.refuse(HTTPStatus.FORBIDDEN, error)
             return
         except FalError as error:
             self.refuse(HTTPStatus.BAD_GATEWAY, error)
