@@ -58,7 +58,7 @@ def __getattr__(name: str) -> Any:
     if room is not None:
         value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
     elif name in _MODULES:
-        # through `fal.…`, so that `exceptions` is found and `toolkit` is refused by its sentence
+        # through `fal.…`, so that `exceptions` is found under fal's name
         value = importlib.import_module(f"{__name__}.compat").module(name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,10 +13,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from fal_notebook.app import NOT_BUILT
-from fal_notebook.errors import NotBuiltError
-
-__all__ = ["ToolkitError", "install", "module"]
+__all__ = ["install", "module"]
 
 _ALIASES = {
     "app": "fal_notebook.app",
@@ -24,12 +21,27 @@ _ALIASES = {
     "exceptions": "fal_notebook.errors",
     "errors": "fal_notebook.errors",
     "ref": "fal_notebook.app",
+    "toolkit": "fal_notebook.toolkit",
+    "toolkit.audio": "fal_notebook.toolkit.audio",
+    "toolkit.audio.audio": "fal_notebook.toolkit.audio",
+    "toolkit.compilation": "fal_notebook.toolkit.inductor",
+    "toolkit.constraints": "fal_notebook.toolkit.constraints",
+    "toolkit.exceptions": "fal_notebook.toolkit.exceptions",
+    "toolkit.file": "fal_notebook.toolkit.file",
+    "toolkit.file.file": "fal_notebook.toolkit.file",
+    "toolkit.file.types": "fal_notebook.toolkit.repository",
+    "toolkit.image": "fal_notebook.toolkit.image",
+    "toolkit.image.image": "fal_notebook.toolkit.image",
+    "toolkit.kv": "fal_notebook.toolkit.kv",
+    "toolkit.pydantic": "fal_notebook.toolkit.model",
+    "toolkit.types": "fal_notebook.toolkit.types",
+    "toolkit.utils": "fal_notebook.toolkit",
+    "toolkit.utils.download_utils": "fal_notebook.toolkit",
+    "toolkit.utils.endpoint": "fal_notebook.toolkit.disconnect",
+    "toolkit.video": "fal_notebook.toolkit.video",
+    "toolkit.video.video": "fal_notebook.toolkit.video",
 }
 """Submodules of fal and the rooms that have their names."""
-
-
-class ToolkitError(NotBuiltError, ImportError):
-    """`fal.toolkit` was imported."""
 
 
 def install() -> None:
@@ -40,13 +52,15 @@ def install() -> None:
 
 
 def module(name: str) -> ModuleType:
-    """Return what `fal.<name>` means. Raises: ToolkitError, or ModuleNotFoundError for what fal does not have."""
-    if name.partition(".")[0] == "toolkit":
-        raise ToolkitError(NOT_BUILT["toolkit"], details={"feature": "toolkit"})
+    """Return what `fal.<name>` means. Raises: ModuleNotFoundError for what fal does not have, or we do not."""
     room = _ALIASES.get(name)
     if room is None:
         raise ModuleNotFoundError(f"No module named 'fal.{name}'", name=f"fal.{name}")
-    return importlib.import_module(room)
+    found = importlib.import_module(room)
+    if not hasattr(found, "__path__") and any(other.startswith(f"{name}.") for other in _ALIASES):
+        # A package in fal: without a path the import system looks for nothing below it.
+        found.__path__ = []
+    return found
 
 
 class _Finder(importlib.abc.MetaPathFinder):

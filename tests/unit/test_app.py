@@ -193,7 +193,7 @@ UNBUILT: dict[str, Any] = {
     "endpoint(billing)": {"run": fal.endpoint("/", billing={"a": 1})(lambda self: None)},
     "realtime": {"run": fal.realtime("/")(lambda self: None)},
 }
-ELSEWHERE = {"function", "cached", "spawn", "run_local", "toolkit"}
+ELSEWHERE = {"function", "cached", "spawn", "run_local"}
 
 
 def test_everything_that_cannot_be_run_yet_is_listed() -> None:

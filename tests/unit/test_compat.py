@@ -39,20 +39,40 @@ print(sum(type(f).__module__ == "fal_notebook.compat" for f in sys.meta_path))
     assert python(program) == "1"
 
 
-def test_toolkit_is_refused_by_a_sentence_and_other_names_are_missing() -> None:
+def test_toolkit_is_found_under_every_name_of_fal_and_other_names_are_missing() -> None:
     program = """
 from fal_notebook import compat
 compat.install()
 import fal
-for statement in ("from fal.toolkit import Image", "import fal.toolkit.file", "fal.toolkit", "import fal.nothing"):
+from fal.toolkit import Image, File, Audio, Video, CompressedFile, KVStore, download_file, clone_repository
+from fal.toolkit import FAL_PERSISTENT_DIR, FAL_MODEL_WEIGHTS_DIR, ImageSizeInput, FalBaseModel, Field, Hidden
+import fal.toolkit.image.image, fal.toolkit.file.file, fal.toolkit.file.types, fal.toolkit.utils.download_utils
+from fal.toolkit.types import ImageInput
+from fal.toolkit.utils import download_model_weights
+from fal.toolkit.utils.endpoint import cancel_on_disconnect
+from fal.toolkit.pydantic import FalBaseModel as Same
+from fal.toolkit.exceptions import FileUploadException
+import fal_notebook.toolkit
+assert fal.toolkit is fal_notebook.toolkit and Image is fal_notebook.toolkit.image.Image and Same is FalBaseModel
+assert str(FAL_PERSISTENT_DIR) == "/data" and str(FAL_MODEL_WEIGHTS_DIR) == "/data/.fal/model_weights"
+for statement in ("import fal.nothing", "import fal.toolkit.nothing", "import fal.toolkit.image.nsfw_filter"):
     try:
         exec(statement)
     except ImportError as error:
         print(type(error).__name__, error)
 """
     lines = python(program).splitlines()
-    assert [line.split()[0] for line in lines] == ["ToolkitError"] * 3 + ["ModuleNotFoundError"]
-    assert "`fal.toolkit` is not supported by this release" in lines[0]
+    assert [line.split()[0] for line in lines] == ["ModuleNotFoundError"] * 3
+
+
+def test_toolkit_is_an_attribute_of_the_package_without_an_import_of_it() -> None:
+    program = """
+from fal_notebook import compat
+compat.install()
+import fal
+print(fal.toolkit.Image.__name__)
+"""
+    assert python(program) == "Image"
 
 
 def test_real_package_wins_where_it_is_installed(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ ROOTS = (
     "runtime",
     "schema",
     "sse",
+    "toolkit",
     "unbuilt",
     "wire",
 )
