@@ -63,7 +63,6 @@ NOT_BUILT: dict[str, str] = {
     "cached": "`@cached` is not supported by this release: load what is costly in `setup()` and keep it on `self`.",
     "spawn": "`App.spawn()` is not supported by this release: `%fal run` starts an App.",
     "run_local": "`App.run_local()` is not supported by this release: `%fal run` starts an App.",
-    "toolkit": "`fal.toolkit` is not supported by this release: return URLs, text or numbers.",
 }
 """Everything that is valid in fal and cannot be run yet, with the sentence that says so. Later releases shorten it."""
 
