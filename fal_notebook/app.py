@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from fal_notebook.attributes import ATTRIBUTES, HOST_KEYWORDS, nearest
@@ -21,11 +21,13 @@ from fal_notebook.image import local_requirements, requirement_layers
 from fal_notebook.origin import Provenance, attribute_where, code_where
 
 __all__ = [
+    "FROM_ANNOTATION",
     "NOT_BUILT",
     "App",
     "EndpointMark",
     "InstantiationError",
     "OverrideError",
+    "Realtime",
     "RequestContext",
     "check_built",
     "current_request",
@@ -53,12 +55,9 @@ NOT_BUILT: dict[str, str] = {
     "python_version": "`python_version` other than the kernel's is not supported by this release: "
     "the class would not load there.",
     "app_auth=shared": "`app_auth='shared'` is not supported by this release: use `private` or `public`.",
-    "endpoint(is_websocket)": "`@endpoint(is_websocket=True)` is not supported by this release: "
-    "endpoints answer HTTP requests only.",
     "endpoint(health_check)": "`@endpoint(health_check=...)` is not supported by this release: "
     "a runner's health is read from its answers.",
     "endpoint(billing)": "`@endpoint(billing=...)` is not supported by this release: nothing is billed.",
-    "realtime": "`@realtime` is not supported by this release: endpoints answer HTTP requests only.",
     "function": "`@function` is not supported by this release: put the function into an App's endpoint.",
     "cached": "`@cached` is not supported by this release: load what is costly in `setup()` and keep it on `self`.",
     "spawn": "`App.spawn()` is not supported by this release: `%fal run` starts an App.",
@@ -97,6 +96,26 @@ current_request: ContextVar[RequestContext | None] = ContextVar("fal_current_req
 _current_app: list[App] = []
 
 
+FROM_ANNOTATION = "(from the annotation)"
+
+
+@dataclass(frozen=True)
+class Realtime:
+    """Options of a realtime endpoint. Source: fal SDK, `fal.realtime`."""
+
+    buffering: int | None = None
+    """How many inputs may wait; older ones are dropped for newer. None: none is dropped."""
+    session_timeout: float | None = None
+    """Seconds without an input after which the session ends."""
+    input_modal: Any = FROM_ANNOTATION
+    """What each message must be; None: not looked at."""
+    output_modal: Any = FROM_ANNOTATION
+    max_batch_size: int = 1
+    content_type: str = "application/msgpack"
+    encode_message: Callable[[Any], bytes | str] | None = None
+    decode_message: Callable[[bytes], Any] | None = None
+
+
 @dataclass(frozen=True)
 class EndpointMark:
     """What a decorator noted on a method."""
@@ -105,14 +124,19 @@ class EndpointMark:
     is_websocket: bool = False
     health_check: Any = None
     billing: Any = None
-    realtime: Mapping[str, Any] | None = None
+    realtime: Realtime | None = None
+
+    @property
+    def protocol(self) -> str:
+        """How the endpoint is spoken to: http, realtime, websocket."""
+        if self.realtime is not None:
+            return "realtime"
+        return "websocket" if self.is_websocket else "http"
 
     @property
     def unbuilt(self) -> list[str]:
         """Keys of NOT_BUILT that this endpoint would need."""
-        options = ("is_websocket", "health_check", "billing")
-        wanted = [f"endpoint({name})" for name in options if getattr(self, name)]
-        return ["realtime"] if self.realtime is not None else wanted
+        return [f"endpoint({name})" for name in ("health_check", "billing") if getattr(self, name)]
 
 
 def endpoint(
@@ -123,12 +147,19 @@ def endpoint(
 
 
 def realtime(path: str, **options: Any) -> Callable[[F], F]:
-    """Make a method answer a realtime connection; see `NOT_BUILT`."""
-    known = {"buffering", "session_timeout", "input_modal", "output_modal", "max_batch_size", "content_type"}
-    known |= {"encode_message", "decode_message"}
-    for name in options.keys() - known:
-        raise AppError(f"`@realtime` has no option `{name}`.", fix=_did_you_mean(name, sorted(known)))
-    return _marker(EndpointMark(path, realtime=options), "realtime")
+    """Make a method answer a realtime connection; the options are `Realtime`'s.
+
+    Its annotations choose how: one output for each input; an iterator as result; an async iterator as input; both.
+    Raises: AppError for an option that does not exist or is out of range.
+    """
+    known = [item.name for item in fields(Realtime)]
+    for name in options.keys() - set(known):
+        raise AppError(f"`@realtime` has no option `{name}`.", fix=_did_you_mean(name, known))
+    for name in ("buffering", "max_batch_size"):
+        given = options.get(name)
+        if given is not None and (type(given) is not int or given < 1):
+            raise AppError(f"`{name}` of `@realtime` must be a whole number from 1, not {given!r}.")
+    return _marker(EndpointMark(path, realtime=Realtime(**options)), "realtime")
 
 
 def _marker(mark: EndpointMark, decorator: str) -> Callable[[F], F]:
@@ -183,6 +214,7 @@ class App:
     _fal_keywords: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, *, name: str | None = None, **keywords: Any) -> None:
+        __tracebackhide__ = True  # IPython then shows the user's lines alone
         super().__init_subclass__()
         if cls.__init__ is not App.__init__:
             raise OverrideError(
@@ -203,10 +235,8 @@ class App:
         cls.app_name = name or cls.app_name or derive_name(cls.__name__)
 
     def __init__(self) -> None:
-        raise InstantiationError(
-            f"An App runs on a runner: `%fal run {type(self).__name__}`.",
-            where=attribute_where(type(self), "setup"),
-        )
+        __tracebackhide__ = True
+        raise InstantiationError(f"An App runs on a runner: `%fal run {type(self).__name__}`.")
 
     @property
     def current_request(self) -> RequestContext | None:
@@ -262,7 +292,8 @@ class App:
 
 def _init_where(cls: type) -> Where | None:
     init = vars(cls).get("__init__")
-    return code_where(init.__code__, name="__init__") if inspect.isfunction(init) else None
+    # only the line: the name of a cell's file tells nobody anything
+    return Where(line=init.__code__.co_firstlineno, name="__init__") if inspect.isfunction(init) else None
 
 
 def instantiate(cls: type[A]) -> A:

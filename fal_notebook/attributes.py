@@ -15,7 +15,15 @@ from typing import Any
 from fal_notebook.errors import AppError
 from fal_notebook.image import ContainerImage, requirement_layers
 
-__all__ = ["ATTRIBUTES", "HOST_KEYWORDS", "SCALE_ATTRIBUTES", "Attribute", "nearest"]
+__all__ = [
+    "ATTRIBUTES",
+    "HOST_KEYWORDS",
+    "SCALE_ATTRIBUTES",
+    "Attribute",
+    "RetryConfig",
+    "nearest",
+    "retry_counts",
+]
 
 HOST_KEYWORDS = {
     "_scheduler": "nomad",
@@ -123,12 +131,38 @@ def _conditions(value: Any) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class RetryConfig:
+    """How often the queue tries a request again, for each condition. Source: fal SDK, `fal.sdk.RetryConfig`."""
+
+    timeout: int | None = None
+    server_error: int | None = None
+    connection_error: int | None = None
+
+
+def retry_counts(value: Any) -> dict[str, int]:
+    """Return how often each condition is tried again.
+
+    value: a `RetryConfig`, or fal's `{"timeout": {"retries": 2}}`. Raises: ValueError for anything else.
+    """
+    if isinstance(value, RetryConfig):
+        value = {name: {"retries": max(count, 0)} for name, count in vars(value).items() if count is not None}
+    if not isinstance(value, Mapping) or not value or not set(value) <= _RETRY_CONDITIONS:
+        raise ValueError(
+            f"must map {', '.join(sorted(_RETRY_CONDITIONS))} to {{'retries': n}}, not {value!r}"
+        )
+    for name, entry in value.items():
+        count = entry.get("retries") if isinstance(entry, Mapping) and set(entry) == {"retries"} else None
+        if type(count) is not int or count < 0:
+            raise ValueError(f"must say {{'retries': n}} for {name!r}, not {entry!r}")
+    return {name: entry["retries"] for name, entry in value.items()}
+
+
 def _retry(value: Any) -> str | None:
-    keys = (
-        set(value) if isinstance(value, Mapping) else set(vars(value)) if hasattr(value, "__dict__") else None
-    )
-    if keys is None or not keys <= _RETRY_CONDITIONS:
-        return f"must set only {', '.join(sorted(_RETRY_CONDITIONS))}"
+    try:
+        retry_counts(value)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -161,6 +195,8 @@ _TABLE = [
     Attribute("python_version", None, _python),
     Attribute("version", "unknown", _text),
     Attribute("termination_grace_period_seconds", None, _whole(0)),
+    Attribute("skip_retry_conditions", None, _conditions),
+    Attribute("retry_config", None, _retry),
     Attribute("resolver", "uv", _one_of("uv", "pip")),
     *(
         Attribute(name, 60 if name == "keep_alive" else None, _whole(low))
@@ -176,8 +212,6 @@ _TABLE = [
     _later("secrets", None, _texts, "secrets cannot be stored yet"),
     _later("data_mounts", None, _texts, "persistent folders cannot be mounted yet"),
     _later("metrics_port", None, _whole(1), "runners' own metrics are not collected yet"),
-    _later("skip_retry_conditions", None, _conditions, "there is no queue that retries yet"),
-    _later("retry_config", None, _retry, "there is no queue that retries yet"),
 ]
 
 ATTRIBUTES: dict[str, Attribute] = {attribute.name: attribute for attribute in _TABLE}

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fal_notebook.errors import AppException, FieldException, RequestCancelledException
 
-__all__ = ["HANDLERS", "Answers", "NotJson", "failure", "note_result", "to_json"]
+__all__ = ["HANDLERS", "Answers", "NotJson", "failure", "note_result", "print_traceback", "to_json"]
 
 _UNBILLED = {"x-fal-billable-units": "0"}
 _GPU_OUT_OF_MEMORY = "CUDA error: out of memory"
@@ -187,15 +187,15 @@ def failure(error: Exception) -> Response:
 def _unexpected(error: Exception) -> Response:
     message = _gpu_message(error)
     if message is not None:
-        _print_traceback(error)
+        print_traceback(error)
         return JSONResponse({"detail": message}, 503)
-    _print_traceback(error)
+    print_traceback(error)
     if isinstance(error, NotJson):
         return JSONResponse({"detail": str(error)}, 500)
     return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
-def _print_traceback(error: BaseException) -> None:
+def print_traceback(error: BaseException) -> None:
     if isinstance(error, NotJson):
         text = f"TypeError: {error}\n"
     else:
@@ -260,7 +260,7 @@ class Answers:
         except Exception as error:
             if started:
                 # half an answer is out: only a broken connection tells the caller so
-                _print_traceback(error)
+                print_traceback(error)
                 raise
             response = self._second_try(scope, results, error) if results else failure(error)
             await response(scope, receive, answer)

@@ -23,18 +23,21 @@ from pydantic.errors import PydanticUserError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from fal_notebook.app import App, endpoints_of, instantiate, setting
-from fal_notebook.attributes import ATTRIBUTES, SCALE_ATTRIBUTES, nearest
+from fal_notebook.app import App, EndpointMark, endpoints_of, instantiate, setting
+from fal_notebook.attributes import ATTRIBUTES, SCALE_ATTRIBUTES, nearest, retry_counts
 from fal_notebook.errors import AppError, FalError
 from fal_notebook.failures import HANDLERS, Answers, note_result
 from fal_notebook.image import requirement_layers
 from fal_notebook.openapi import decorate
 from fal_notebook.origin import Provenance, attribute_where, class_where, code_where
+from fal_notebook.sockets import Socket, add_sockets, refuse_unknown, socket_problem
 from fal_notebook.wire import AppSpec, AuthMode, EndpointSpec, ScaleSpec
 
 __all__ = ["build_app", "describe", "endpoint_hints", "endpoint_specs"]
 
 Wrap = Callable[[Callable[..., Any], EndpointSpec], Callable[..., Any]]
+
+_FOR_SOCKETS = ("msgpack>=1,<2", "websockets>=13")
 
 
 def describe(cls: type[App], *, source: str | None = None, provenance: Provenance | None = None) -> AppSpec:
@@ -60,13 +63,25 @@ def describe(cls: type[App], *, source: str | None = None, provenance: Provenanc
         app_name=cls.app_name,
         app_auth=AuthMode(auth) if auth else None,
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
-        requirements=requirement_layers(setting(cls, "requirements")),
+        requirements=_requirements(cls, endpoints),
         machine_types=[machines] if isinstance(machines, str) else list(machines),
         scale=ScaleSpec(**{name: setting(cls, name) for name in SCALE_ATTRIBUTES}),
         termination_grace_s=_grace(cls),
+        skip_retry_conditions=list(setting(cls, "skip_retry_conditions") or ()),
+        retry_config=retry_counts(retries) if (retries := setting(cls, "retry_config")) else {},
         endpoints=endpoints,
         openapi=json.dumps(_document(cls, provenance)),
     )
+
+
+def _requirements(cls: type[App], endpoints: list[EndpointSpec]) -> list[list[str]]:
+    """Return the layers, with what a runner needs for sockets where the App has some, as fal adds it."""
+    layers = requirement_layers(setting(cls, "requirements"))
+    if all(spec.protocol == "http" for spec in endpoints):
+        return layers
+    if layers and not any(line.startswith("-") for line in layers[-1]):
+        return [*layers[:-1], [*layers[-1], *_FOR_SOCKETS]]
+    return [*layers, list(_FOR_SOCKETS)]
 
 
 def _grace(cls: type[App]) -> int:
@@ -110,23 +125,23 @@ def _own_names(cls: type[App]) -> list[str]:
 
 
 def endpoint_specs(cls: type[App]) -> list[EndpointSpec]:
-    """Return the HTTP endpoints in the order of definition."""
+    """Return the endpoints in the order of definition."""
     return [
         EndpointSpec(
             path=mark.path,
             method=name,
             is_async=inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func),
+            protocol=mark.protocol,
             line=func.__code__.co_firstlineno,
         )
         for name, func, mark in endpoints_of(cls)
-        if not mark.unbuilt or mark.realtime is None
     ]
 
 
 def _check_paths(cls: type[App], endpoints: list[EndpointSpec], provenance: Provenance | None) -> None:
-    seen: dict[str, EndpointSpec] = {}
+    seen: dict[tuple[str, bool], EndpointSpec] = {}
     for spec in endpoints:
-        other = seen.setdefault(spec.path, spec)
+        other = seen.setdefault((spec.path, spec.protocol == "http"), spec)
         if other is not spec:
             func: Any = inspect.getattr_static(cls, spec.method)
             raise AppError(
@@ -187,21 +202,40 @@ def build_app(target: App | type[App], *, wrap: Wrap | None = None) -> FastAPI:
         root_path=os.environ.get("FAL_APP_ROOT_PATH", ""),
         exception_handlers=HANDLERS,
     )
-    routes = {
-        mark.path: method for mark, method in instance.collect_routes().items() if mark.realtime is None
-    }
+    marks = instance.collect_routes()
+    routes = {mark.path: method for mark, method in marks.items() if mark.protocol == "http"}
     for spec in _route_specs(cls, routes):
         _add_endpoint(api, cls, spec, routes[spec.path], wrap)
+    sockets = [_socket(cls, mark, method, wrap) for mark, method in marks.items() if mark.protocol != "http"]
+    for socket in sockets:
+        socket.add_to(api)
+    refuse_unknown(api)
     instance._add_extra_routes(api)
     api.add_api_route("/health", instance.health, methods=["GET"], response_model=None, name="health")
     _add_middlewares(api, instance, {spec.path: spec.method for spec in endpoint_specs(cls)})
     plain = api.openapi
-    api.openapi = functools.cache(lambda: decorate(plain()))  # type: ignore[method-assign]
+    api.openapi = functools.cache(  # type: ignore[method-assign]
+        lambda: decorate(add_sockets(plain(), sockets))
+    )
     return api
 
 
+def _socket(cls: type[App], mark: EndpointMark, method: Callable[..., Any], wrap: Wrap | None) -> Socket:
+    func: Any = getattr(method, "__func__", method)
+    hints = _hints(cls, func.__name__, method)
+    spec = EndpointSpec(path=mark.path, method=func.__name__, protocol=mark.protocol)
+    problem = socket_problem(mark, func, hints)
+    if problem:
+        raise AppError(
+            f"`{func.__name__}()` {problem}.",
+            where=code_where(func.__code__, name=func.__name__) if inspect.isfunction(func) else None,
+            code="app.annotation",
+        )
+    return Socket(mark, method, wrap(method, spec) if wrap else method, hints)
+
+
 def _route_specs(cls: type[App], routes: dict[str, Callable[..., Any]]) -> list[EndpointSpec]:
-    known = {spec.path: spec for spec in endpoint_specs(cls)}
+    known = {spec.path: spec for spec in endpoint_specs(cls) if spec.protocol == "http"}
     return [
         known.get(path) or EndpointSpec(path=path, method=getattr(method, "__name__", "call"))
         for path, method in routes.items()

@@ -169,6 +169,7 @@ class EndpointSpec(Wire):
     method: str
     """Name of the Python method."""
     is_async: bool = False
+    protocol: Literal["http", "realtime", "websocket"] = "http"
     line: int | None = None
     """Line in the cell or file, from 1."""
 

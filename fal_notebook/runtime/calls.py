@@ -21,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _OURS = b"x-fal-nb-"
 _X = (b"x", b"X")
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
 class Call:
@@ -88,13 +89,17 @@ class Call:
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a message of the App on, without headers that only the runtime may send."""
-        if message["type"] == "http.response.start":
-            self.has_started_answer = True
+        if message["type"] in _STARTS:
+            self.has_started_answer = message["type"] == "http.response.start"
             for name, _ in message.get("headers", ()):
                 if name[:1] in _X and name[:9].lower() == _OURS:
                     message = _without_ours(message)
                     break
         return self._send(message)
+
+    def refuse_handshake(self, message: Message) -> Awaitable[None]:
+        """Send an HTTP answer in place of a websocket's handshake."""
+        return self._send({**message, "type": f"websocket.{message['type']}"})
 
     def send_to(self, send: Send) -> None:
         """Have the answer go elsewhere from now on."""

@@ -98,9 +98,9 @@ class Answer:
     async def wait(self) -> None:
         """Wait until it is done."""
         if not self.is_done:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.when_done(lambda answer: done.done() or done.set_result(None))
-            await done
+            done = asyncio.Event()
+            self.when_done(lambda answer: done.set())
+            await done.wait()
 
     @property
     def headers(self) -> Headers:

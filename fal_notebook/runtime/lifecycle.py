@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import uvloop
+from starlette.routing import WebSocketRoute
 
 from fal_notebook import bundle, schema
 from fal_notebook.app import App, instantiate
@@ -66,7 +67,9 @@ def build_front(
     app = schema.build_app(instance, wrap=threads.wrap)
     posts = (route for route in app.routes if "POST" in (getattr(route, "methods", None) or ()))
     paths = frozenset(str(getattr(route, "path", "")) for route in posts)
-    return Front(app, calls, answers=answers, cancel_paths=paths, on_end=on_end)
+    front = Front(app, calls, answers=answers, cancel_paths=paths, on_end=on_end)
+    front.has_sockets = any(isinstance(route, WebSocketRoute) for route in app.routes)
+    return front
 
 
 class _EndAtOnceError(SystemExit):
@@ -127,7 +130,7 @@ class _Life:
         self._phase = "server"
         self._say({"t": "server"})
         os.environ["FAL_RUNNER_STATE"] = "RUNNING"
-        server = Server(configure(self._front), self._become_ready)
+        server = Server(configure(self._front, has_sockets=self._front.has_sockets), self._become_ready)
         try:
             loop.run(self._serve_until_term(server, instance))
         except SystemExit:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import socket
@@ -20,16 +21,19 @@ import starlette.responses
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fal_notebook import sessions
 from fal_notebook.runtime.calls import Call, Calls, Receive, Scope, Send
 from fal_notebook.runtime.context import enter_call
 from fal_notebook.runtime.detached import Detached, refuse
 from fal_notebook.runtime.kept import CANCELLED, Answers
 from fal_notebook.runtime.slots import SlotThreads
+from fal_notebook.sessions import ON_DRAIN
 
-__all__ = ["Front", "Protocol", "Server", "configure", "use_slot_threads"]
+__all__ = ["CALL", "Front", "Protocol", "Server", "configure", "use_slot_threads"]
 
 _BESIDE_THE_GATE = frozenset({"GET", "HEAD", "OPTIONS"})
-_CALL = "fal_nb.call"
+CALL = "fal_nb.call"
+"""Key of the scope under which servers find the call."""
 _BUSY_BODY = b'{"detail":"Runner is busy"}'
 _KEEP_ALIVE_S = 3600
 _RESEND_S = 10.0
@@ -57,6 +61,8 @@ class Front:
         self.answers = answers or Answers()
         self.lifespan_error: BaseException | None = None
         """What the App's lifespan raised, if it did."""
+        self.has_sockets = False
+        """True when the App has websocket endpoints."""
         self._cancel_paths = cancel_paths
         self._on_end = on_end
         self._numbers = itertools.count(1)
@@ -65,18 +71,21 @@ class Front:
         calls.on_cancel = self._ask_app_to_cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._pass_lifespan(scope, receive, send)
             return
         call = Call(self._read_id(scope), scope, send, asyncio.current_task())
-        scope[_CALL] = call
+        scope[CALL] = call
+        if scope["type"] == "websocket":
+            await self._hold_session(call, receive)
+            return
         # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
         scope["asgi"]["spec_version"] = "2.4"
         try:
             if not await self._admit(call, receive, send):
                 await refuse(call, send, 429, b"x-fal-nb-busy", _BUSY_BODY)
         finally:
-            del scope[_CALL]
+            del scope[CALL]
 
     async def _admit(self, call: Call, receive: Receive, send: Send) -> bool:
         """Serve a call; False when it finds no slot."""
@@ -90,6 +99,17 @@ class Front:
         else:
             return False
         return True
+
+    async def _hold_session(self, call: Call, receive: Receive) -> None:
+        """Serve a websocket, which takes one slot; one that finds none is refused in plain HTTP."""
+        if not self.calls.admit(call):
+            await refuse(call, call.refuse_handshake, 429, b"x-fal-nb-busy", _BUSY_BODY)
+            return
+        call.scope[ON_DRAIN] = functools.partial(setattr, call, "on_drain")
+        try:
+            await self._run(call, receive)
+        finally:
+            del call.scope[CALL], call.scope[ON_DRAIN]
 
     def leave(self, call: Call) -> None:
         """Learn that a call's caller has left: its work ends, unless it is the queue's."""
@@ -156,7 +176,7 @@ class Front:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
 
-        scope = {key: value for key, value in call.scope.items() if key != _CALL}
+        scope = {key: value for key, value in call.scope.items() if key != CALL}
         skipped = (b"content-length", b"transfer-encoding", b"content-type")
         scope |= {
             "method": "POST",
@@ -182,6 +202,10 @@ async def _answer_cancelled(call: Call) -> None:
     """Answer 499 where an answer is still possible; a half-sent one is cut by the server."""
     if call.has_started_answer:
         return
+    if call.scope["type"] == "websocket":
+        with contextlib.suppress(OSError, RuntimeError):
+            await call.send({"type": "websocket.close", "code": 1001, "reason": "cancelled"})
+        return
     status, body = CANCELLED
     length = str(len(body)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
@@ -198,7 +222,7 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return
-        call = cycle.scope.get(_CALL)
+        call = cycle.scope.get(CALL)
         if isinstance(call, Call):
             front: Front = self.config.loaded_app
             front.leave(call)
@@ -247,18 +271,19 @@ def use_slot_threads(threads: SlotThreads) -> None:
     Starlette would run them in anyio's pool, whose await ends at once when the call is cancelled, while the
     generator's step goes on: the slot would be free before the work has ended.
     """
-    for module in (starlette.responses, fastapi.routing):
+    for module in (starlette.responses, fastapi.routing, sessions):
         if hasattr(module, "iterate_in_threadpool"):
             setattr(module, "iterate_in_threadpool", threads.iterate)  # noqa: B010 (mypy knows no such assignment)
 
 
-def configure(front: Front) -> uvicorn.Config:
-    """Return the server's settings."""
+def configure(front: Front, *, has_sockets: bool = False) -> uvicorn.Config:
+    """Return the server's settings; only an App that has websocket endpoints needs the library for them."""
     return uvicorn.Config(
         front,
         interface="asgi3",
         http=Protocol,
-        ws="none",
+        ws="fal_notebook.runtime.websocket:SessionProtocol" if has_sockets else "none",
+        ws_per_message_deflate=False,
         loop="none",
         lifespan="on",
         log_config=None,

@@ -181,17 +181,13 @@ UNBUILT: dict[str, Any] = {
     "secrets": {"secrets": ["TOKEN"]},
     "data_mounts": {"data_mounts": ["/data"]},
     "metrics_port": {"metrics_port": 9090},
-    "skip_retry_conditions": {"skip_retry_conditions": ["timeout"]},
-    "retry_config": {"retry_config": {"timeout": {"retries": 1}}},
     "local requirements": {"requirements": ["./mine"]},
     "kind=container": {"kind": "container"},
     "kind=conda": {"kind": "conda"},
     "python_version": {"python_version": PYTHON},
     "app_auth=shared": {"app_auth": "shared"},
-    "endpoint(is_websocket)": {"run": fal.endpoint("/", is_websocket=True)(lambda self: None)},
     "endpoint(health_check)": {"run": fal.endpoint("/", health_check=object())(lambda self: None)},
     "endpoint(billing)": {"run": fal.endpoint("/", billing={"a": 1})(lambda self: None)},
-    "realtime": {"run": fal.realtime("/")(lambda self: None)},
 }
 ELSEWHERE = {"function", "cached", "spawn", "run_local"}
 
