@@ -23,6 +23,9 @@ import uvloop
 from fal_backend.api.auth import Auth
 from fal_backend.api.edge import Edge, Limits, serve
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.messages import MessageDoor
+from fal_backend.api.rates import RateLimits, Rates
+from fal_backend.api.tokens import Tokens
 from fal_backend.domain.records import Account, ApiKey
 from fal_backend.services.dispatch import Dispatch, RouteInfo
 
@@ -66,10 +69,20 @@ class Control:
 
     path: str
     cancelled: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    """What it says that runs."""
+    drains: int = 0
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if head.startswith(("GET /calls ", "POST /drain ")):
+            self.drains += head.startswith("POST")
+            body = json.dumps([{"request_id": request_id} for request_id in self.running]).encode()
+            answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            writer.write(answer % (len(body), body))
+            writer.close()
+            return
         self.cancelled.append(head.split(" ")[1].split("/")[2])
         await self.may_answer.wait()
         writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 14\r\nconnection: close\r\n\r\n{"ended":true}')
@@ -94,7 +107,7 @@ class Runner:
 class Rig:
     """The gateway and what it was told and told us."""
 
-    def __init__(self, folder: str, limits: Limits | None) -> None:
+    def __init__(self, folder: str, limits: Limits | None, rates: RateLimits | None) -> None:
         self.folder = folder
         self.demands: list[str] = []
         self.verdicts: list[tuple[str, str]] = []
@@ -116,10 +129,17 @@ class Rig:
         self.api.listen(64)
         self.url = f"http://127.0.0.1:{self.port}"
         self.is_ready = False
+        self.auth = _auth()
+        self.tokens = Tokens(b"secret", self.auth)
+        self.rates = Rates(rates)
+        gateway = Gateway(self.dispatch, self.auth, tokens=self.tokens, rates=self.rates)
         self.edge = Edge(
-            Gateway(self.dispatch, _auth()),
+            gateway,
             self.pages,
             self.pages,
+            tokens=self.tokens,
+            messages=MessageDoor(gateway.admits, gateway.begin),
+            rates=self.rates,
             url=self.url,
             allow_origins=["http://good.example"],
             ready=lambda: self.is_ready,
@@ -199,10 +219,10 @@ def _auth() -> Auth:
 
 
 @contextlib.asynccontextmanager
-async def rig(limits: Limits | None = None) -> AsyncIterator[Rig]:
+async def rig(limits: Limits | None = None, rates: RateLimits | None = None) -> AsyncIterator[Rig]:
     """Run a gateway until the end of the block."""
     with tempfile.TemporaryDirectory(prefix="fal-", dir="/tmp") as folder:
-        running = Rig(folder, limits)
+        running = Rig(folder, limits, rates)
         server = asyncio.create_task(serve(running.edge, tcp=running.tcp, api=running.api, grace_s=1))
         await asyncio.sleep(0)
         try:

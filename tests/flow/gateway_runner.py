@@ -155,9 +155,53 @@ ROUTES = {
 }
 
 
+async def session(scope: Any, receive: Any, send: Any) -> None:
+    """A websocket: echoes; `head` tells its head, `flood` sends much, `close` closes, `die` dies."""
+    await receive()
+    if scope["path"] == "/refuse":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    STARTED.append(dict(scope["headers"])[b"x-fal-request-id"].decode())
+    await send({"type": "websocket.accept", "subprotocol": next(iter(scope["subprotocols"]), None)})
+    if scope["path"] == "/hello":
+        await send({"type": "websocket.send", "text": "hello"})
+    while (message := await receive())["type"] == "websocket.receive":
+        text, data = message.get("text"), message.get("bytes")
+        if text == "head":
+            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+            seen = {"path": scope["path"], "query": scope["query_string"].decode(), "headers": headers}
+            await send({"type": "websocket.send", "text": json.dumps(seen)})
+        elif text == "flood":
+            for _ in range(200):
+                await send({"type": "websocket.send", "bytes": b"x" * 100_000})
+        elif text == "slow":
+            await asyncio.sleep(0.5)
+        elif text == "close":
+            await send({"type": "websocket.close", "code": 4001, "reason": "asked"})
+            return
+        elif text == "die":
+            os._exit(1)
+        elif text is not None:
+            await send({"type": "websocket.send", "text": text})
+        else:
+            await send({"type": "websocket.send", "bytes": data})
+    GONE.append(STARTED[-1])
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await session(scope, receive, send)
+        return
     await ROUTES.get(scope["path"].split("/")[1], echo)(scope, receive, send)
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, uds=sys.argv[1], log_level="critical", lifespan="off", timeout_keep_alive=600)
+    uvicorn.run(
+        app,
+        uds=sys.argv[1],
+        log_level="critical",
+        lifespan="off",
+        timeout_keep_alive=600,
+        ws="websockets-sansio",
+        ws_max_size=2**27,
+    )

@@ -15,7 +15,7 @@ from fal_backend.services.dispatch import RouteInfo
 from fal_notebook.errors import AuthError
 from fal_notebook.wire import AuthMode
 
-__all__ = ["Authority", "Known", "check_submitter", "known_caller", "may_call"]
+__all__ = ["Authority", "Known", "check_account", "check_submitter", "known_caller", "may_call"]
 
 
 class Known(Protocol):
@@ -23,6 +23,8 @@ class Known(Protocol):
 
     @property
     def account(self) -> str: ...
+    @property
+    def key_id(self) -> str: ...
 
 
 class Authority(Protocol):
@@ -33,13 +35,19 @@ class Authority(Protocol):
         ...
 
 
-def may_call(auth: Authority, info: RouteInfo, authorization: bytes | None) -> None:
-    """Let pass who may call the app. Raises: Refusal 401, 403."""
+def may_call(auth: Authority, info: RouteInfo, authorization: bytes | None) -> Known | None:
+    """Return who may call the app; a public one asks for no key. Raises: Refusal 401, 403."""
     if info.auth is AuthMode.PUBLIC:
-        return
+        return None
     known = known_caller(auth, authorization)
     if known is None:
         raise Refusal(401, f"A key is needed to call '{info.alias}': send `Authorization: Key <id>:<secret>`")
+    check_account(known, info)
+    return known
+
+
+def check_account(known: Known, info: RouteInfo) -> None:
+    """Let pass whose account may call the app. Raises: Refusal 403."""
     if info.auth is AuthMode.PRIVATE and known.account != info.account:
         raise Refusal(403, f"This key may not call '{info.alias}'")
 

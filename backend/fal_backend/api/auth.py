@@ -65,6 +65,15 @@ class Auth:
         self._known[mark] = (principal, expires)
         return principal
 
+    def holder(self, key_id: str) -> Principal | None:
+        """Return the owner of a key that is good now, None otherwise."""
+        key = self._keys.get(key_id)
+        if key is None or key.revoked_at is not None:
+            return None
+        if key.expires_at is not None and time.time() >= key.expires_at / 1e6:
+            return None
+        return Principal(key.account, self._accounts[key.account].nickname, key.id, key.scope)
+
     def replace(self, keys: Iterable[ApiKey]) -> None:
         """Take other keys; what was remembered is forgotten."""
         self._keys = {key.id: key for key in keys}

@@ -17,6 +17,9 @@ from fal_backend.services.dispatch import Door, Route
 __all__ = ["Call", "Target", "send_body"]
 
 
+_UPGRADE = b"upgrade: websocket\r\nconnection: upgrade\r\n"
+
+
 class Target:
     """What a path under `/run/` asks for, with the parts of a request that follow from it."""
 
@@ -93,6 +96,8 @@ class Call:
     def _encode(self) -> bytes:
         caller, target, head = self.caller, self.target, self.caller.head
         kind = b"stream" if target.is_stream or head.is_stream else b"sync"
+        if head.is_websocket:
+            return self._join(kind=b"realtime", framing=_UPGRADE, body=b"")
         body = b""
         if caller.more_body:
             length = (
@@ -106,6 +111,10 @@ class Call:
         else:
             body = caller.take_body()
             framing = b"content-length: %d\r\n" % len(body)
+        return self._join(kind=kind, framing=framing, body=body)
+
+    def _join(self, *, kind: bytes, framing: bytes, body: bytes) -> bytes:
+        target, head = self.target, self.caller.head
         return b"".join(
             (
                 b"%b %b HTTP/1.1\r\n" % (head.method, target.rest),
@@ -134,6 +143,9 @@ class Call:
         if answer.is_busy:
             return
         self.status = status = answer.status
+        if status == 101:
+            self.caller.write_switch(answer.lines + self.stamp())
+            return
         has_body = status not in (204, 304) and self.caller.head.method != b"HEAD"
         self.caller.write_head(status, answer.lines + self.stamp(), answer.length, has_body=has_body)
 
@@ -159,6 +171,11 @@ class Call:
             self.caller.message_event.set()
         elif self.on_end is not None:
             self.on_end(self, end)
+
+    @property
+    def is_open_session(self) -> bool:
+        """Whether it is a websocket that a runner has taken."""
+        return self.status == 101
 
     @property
     def is_busy(self) -> bool:
@@ -187,8 +204,11 @@ class Call:
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer in the App's place, or break the answer off where it has begun."""
-        self.status = refusal.status
         caller = self.caller
+        if self.is_open_session:
+            caller.transport.close()
+            return
+        self.status = refusal.status
         if caller.disconnected or caller.response_complete:
             return
         if caller.response_started:

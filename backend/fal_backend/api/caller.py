@@ -16,10 +16,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from fal_backend.api.head import Head, Headers
+from fal_backend.api.tunnel import Upgraded
+from fal_backend.domain.request import Refusal
 
 __all__ = ["Caller", "Connection", "Cycle", "Served", "Wake", "problem"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SWITCH = b"upgrade: websocket\r\nconnection: upgrade\r\n\r\n"
 _JSON = b"content-type: application/json\r\n"
 
 
@@ -89,6 +92,15 @@ class Connection(Protocol):
         """Whether it came by the unix socket, whose callers name any host."""
         ...
 
+    @property
+    def address(self) -> str | None:
+        """Where it came from, None for the unix socket."""
+        ...
+
+    def judge_wrong_key(self) -> Refusal | None:
+        """Count a wrong key, and return what is answered instead of 401 when there were too many."""
+        ...
+
     def default_lines(self, extra: Headers) -> bytes:
         """Return the header lines that every answer carries, and the extra ones."""
         ...
@@ -139,7 +151,9 @@ class Caller:
         "response_started",
         "served",
         "target",
+        "token",
         "transport",
+        "upgraded",
         "waiting_for_100_continue",
     )
 
@@ -162,6 +176,10 @@ class Caller:
         """Announced length of the body, None when it is not announced."""
         self.is_http10 = is_http10
         self.keep_alive = keep_alive
+        self.token: bytes | None = None
+        """The token in the URL of a websocket."""
+        self.upgraded: Upgraded | None = None
+        """The connection from here on, of a websocket."""
         self.served: Served | None = None
         self.has_begun = False
         self.body = bytearray()
@@ -199,6 +217,12 @@ class Caller:
         """Forward an answer that announces another one, such as 103."""
         if not self.disconnected and not self.is_http10:
             self.transport.write(b"%b%b\r\n" % (STATUS_LINE[status], lines))
+
+    def write_switch(self, lines: bytes) -> None:
+        """Send 101: what follows is a websocket."""
+        self.response_started = True
+        defaults = self.connection.default_lines(self.head.extra)
+        self.transport.write(b"".join((STATUS_LINE[101], defaults, lines, _SWITCH)))
 
     def write_head(self, status: int, lines: bytes, length: int | None, *, has_body: bool = True) -> None:
         """Begin the answer; without a length it is chunked, or ends with the connection for HTTP/1.0.
@@ -249,6 +273,11 @@ class Caller:
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Send a whole answer of our own, in JSON."""
+        if status == 401 and (self.token is not None or b"authorization" in self.head.found):
+            refusal = self.connection.judge_wrong_key()
+            if refusal is not None:
+                status, body = refusal.status, problem(refusal.detail, refusal.error_type)
+                lines += b"".join(b"%b: %b\r\n" % header for header in refusal.headers)
         self.write_head(status, _JSON + lines, len(body))
         if self.head.method != b"HEAD":
             self.write_body(body)

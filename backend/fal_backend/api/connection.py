@@ -27,12 +27,15 @@ from uvicorn.server import ServerState
 from fal_backend.api.caller import Caller, Cycle, problem
 from fal_backend.api.head import Head, Headers
 from fal_backend.api.readdress import PROXY, TARGET, readdress
+from fal_backend.api.tokens import TOKEN_QUERY, split_token
+from fal_backend.api.tunnel import Upgraded
+from fal_backend.domain.request import Refusal
 
 __all__ = ["EdgeProtocol", "House", "Limits"]
 
 log = logging.getLogger(__name__)
 
-_DATA_PLANE = (b"/run/", b"/queue/")
+_DATA_PLANE = (b"/run/", b"/queue/", b"/ws/")
 """What is served without ASGI."""
 
 IN_HAND = HIGH_WATER_LIMIT
@@ -61,6 +64,9 @@ class Limits:
     """Connections from one address; the unix socket has no limit."""
     unread_bytes: int = 256 * 1024
     """More than this unread makes whoever writes wait."""
+    session_idle_s: float = 900.0
+    """So long a websocket may be without a byte; both ends ping far more often."""
+    session_s: float = 24 * 3600.0
 
 
 class House(Protocol):
@@ -75,6 +81,10 @@ class House(Protocol):
 
     def extra_headers(self, found: dict[bytes, bytes]) -> Headers:
         """Return headers that the answer carries because of where the request came from."""
+        ...
+
+    def judge_wrong_key(self, address: str | None, now: float) -> Refusal | None:
+        """Count a wrong key, and return what is answered instead of 401 when there were too many."""
         ...
 
     def begin(self, caller: Caller) -> None:
@@ -109,6 +119,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._is_replayed = False
         self._is_lingering = False
         self._is_counted = False
+        self._upgraded: Upgraded | None = None
+        self.address: str | None = None
         self._refused: tuple[int, str] | None = None
         self._got = self._got_before = self._slow_s = 0
         self._body_size = 0
@@ -126,7 +138,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.client is None:
             self.app_state = {**self.app_state, "peer_pid": _peer_pid(transport)}
             return
-        addresses, address = self._house.addresses, self.client[0]
+        addresses = self._house.addresses
+        self.address = address = self.client[0]
         addresses[address] = addresses.get(address, 0) + 1
         self._is_counted = True
         if addresses[address] > self._limits.address_connections:
@@ -180,6 +193,10 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._inspect_body(active)
         self._inspect_answer(active)
+        if self._upgraded is not None and self._upgraded.opened_at is not None:
+            is_old = now - self._upgraded.opened_at > limits.session_s
+            if is_old or now - self._upgraded.used_at > limits.session_idle_s:
+                self.transport.close()
 
     def _inspect_body(self, active: Caller | Cycle) -> None:
         got, self._got_before = self._got - self._got_before, self._got
@@ -232,6 +249,7 @@ class EdgeProtocol(HttpToolsProtocol):
         the head is read again without it: curl's and Java's `Upgrade: h2c` would else arrive with an empty body.
         """
         if not self._is_replayed:
+            self._hand_over(rest)
             return
         self._is_replayed = False
         dropped = (b"upgrade", b"http2-settings", b"connection")
@@ -244,6 +262,16 @@ class EdgeProtocol(HttpToolsProtocol):
             head += (b"content-length: ", self._length, b"\r\n")
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"".join((*head, b"\r\n", rest)))
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Let what comes from now on go to whoever serves the websocket; answers and limits stay here."""
+        caller = self.cycle
+        if isinstance(caller, Caller) and not caller.response_complete:
+            caller.upgraded = self._upgraded = Upgraded(self, rest)
+            self.transport.set_protocol(self._upgraded)
+
+    def judge_wrong_key(self) -> Refusal | None:
+        return self._house.judge_wrong_key(self.address, self.loop.time())
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer at the edge and close; a caller that is already being answered is cut."""
@@ -259,6 +287,8 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         body = problem(detail)
         lines = self.default_lines([])
+        if status == 503:
+            lines += b"retry-after: 1\r\n"
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (STATUS_LINE[status], lines, len(body)) + body)
         self.linger()
@@ -332,11 +362,17 @@ class EdgeProtocol(HttpToolsProtocol):
             if not head.is_websocket:
                 self._wish = head
                 return None
-            if head.method != b"GET":
-                self._stop_parsing(400, "A websocket begins with GET")
+            has_body = head.is_chunked or self._length not in (None, b"0")
+            if head.method != b"GET" or self.parser.get_http_version() != "1.1" or has_body:
+                self._stop_parsing(400, "A websocket begins with a GET of HTTP/1.1, without a body")
+        else:
+            head.is_websocket = False
         if len(found) != len(head.raw) and head.count(b"host") > 1:
             self._stop_parsing(400, "More than one Host header")
-        refused = self._house.refusal(head.method, found, is_local=self.client is None)
+        # A websocket asks no leave of the browser's origin rules: it is judged as something that changes things.
+        is_unsafe = head.is_websocket and TOKEN_QUERY not in self.url
+        method = b"WEBSOCKET" if is_unsafe else head.method
+        refused = self._house.refusal(method, found, is_local=self.client is None)
         if refused is not None:
             self._stop_parsing(*refused)
         if b"origin" in found:
@@ -350,7 +386,10 @@ class EdgeProtocol(HttpToolsProtocol):
             self.url = readdress(head.found[TARGET]) or b"/api/fal/proxy/refused"
         is_preflight = head.method == b"OPTIONS" and b"access-control-request-method" in head.found
         if self.url.startswith(_DATA_PLANE) and not is_preflight:
-            return Caller(self, head, self.url, length, is_http10=is_http10, keep_alive=keep_alive)
+            caller = Caller(self, head, self.url, length, is_http10=is_http10, keep_alive=keep_alive)
+            if head.is_websocket:
+                caller.target, caller.token = split_token(self.url)
+            return caller
         cycle = Cycle(
             scope=self._scope(head, length, is_http10=is_http10),
             transport=self.transport,
@@ -441,6 +480,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._active is None or self._active.response_complete:
             self.transport.close()
+        elif self._upgraded is not None and self._upgraded.on_shutdown is not None:
+            self._upgraded.on_shutdown()
         else:
             self._active.keep_alive = False
 

@@ -25,7 +25,11 @@ from fal_backend.api import metrics
 from fal_backend.api.caller import Caller, problem
 from fal_backend.api.connection import EdgeProtocol, Limits
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.messages import MessageDoor
 from fal_backend.api.queue import QueueDoor
+from fal_backend.api.rates import Rates
+from fal_backend.api.tokens import Tokens
+from fal_backend.domain.request import Refusal
 
 __all__ = ["Edge", "Limits", "serve"]
 
@@ -48,6 +52,9 @@ class Edge:
         *,
         queue: QueueDoor | None = None,
         storage: Any = None,
+        tokens: Tokens | None = None,
+        messages: MessageDoor | None = None,
+        rates: Rates | None = None,
         url: str,
         allow_hosts: Sequence[str] = (),
         allow_origins: Sequence[str] = (),
@@ -60,6 +67,9 @@ class Edge:
         self._call: Callable[[Caller], None] = gateway.begin
         self._queue = queue
         self._storage = storage
+        self._tokens = tokens
+        self._messages = messages
+        self._rates = rates or Rates()
         self._control = control
         self._pages = pages
         self._ready = ready
@@ -74,6 +84,11 @@ class Edge:
         """Serve a request of the data plane."""
         if caller.target.startswith(b"/run/"):
             self._call(caller)
+        elif caller.target.startswith(b"/ws/"):
+            if self._messages is not None:
+                self._messages.begin(caller)
+            else:
+                caller.answer(404, b"", problem("There are no websockets here"))
         elif self._queue is not None:
             self._queue.begin(caller)
         else:
@@ -100,6 +115,10 @@ class Edge:
         if method not in _SAFE_METHODS and b"authorization" not in found and self._is_foreign(found, host):
             return 403, "A page of another origin may not do this without a key"
         return None
+
+    def judge_wrong_key(self, address: str | None, now: float) -> Refusal | None:
+        """Count a wrong key, and return what is answered instead of 401 when there were too many."""
+        return self._rates.wrong_key(address, now)
 
     def extra_headers(self, found: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         """Let a page of an allowed origin read the answer."""
@@ -140,12 +159,16 @@ class Edge:
         """Answer one request that is not a call of an app."""
         assert scope["type"] == "http"
         path = scope["path"]
+        if path.startswith(("/api/", "/rest/")):
+            send = self._patient(scope, send)
         if scope["method"] == "OPTIONS" and self._is_preflight(scope["headers"]):
             await _answer(send, 204, _PREFLIGHT, b"")
         elif path.startswith("/api/"):
             await self._control(scope, receive, send)
         elif path.startswith(("/files/", "/rest/storage/")) and self._storage is not None:
             await self._storage(scope, receive, send)
+        elif path in ("/rest/tokens/", "/rest/tokens") and self._tokens is not None:
+            await self._tokens(scope, receive, send)
         elif path == "/healthz":
             await _answer(send, 200, [(b"content-type", _JSON)], b'{"status":"ok"}')
         elif path == "/readyz":
@@ -162,6 +185,25 @@ class Edge:
             )
         else:
             await self._pages(scope, receive, send)
+
+    def _patient(self, scope: Any, send: ASGISendCallable) -> ASGISendCallable:
+        """Answer 429 instead of 401 to an address that has shown too many wrong keys."""
+        if scope["client"] is None or b"authorization" not in dict(scope["headers"]):
+            return send
+        refused: list[Refusal] = []
+
+        async def judge(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 401:
+                now = asyncio.get_running_loop().time()
+                refusal = self._rates.wrong_key(scope["client"][0], now)
+                if refusal is not None:
+                    refused.append(refusal)
+                    body = problem(refusal.detail, refusal.error_type)
+                    await _answer(send, refusal.status, [(b"content-type", _JSON), *refusal.headers], body)
+            if not refused:
+                await send(message)
+
+        return judge
 
     def _is_preflight(self, headers: Any) -> bool:
         found = dict(headers)

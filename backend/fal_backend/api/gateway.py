@@ -14,12 +14,14 @@ import os
 from enum import Enum, auto
 from urllib.parse import unquote_to_bytes
 
-from fal_backend.api.access import Authority, may_call
+from fal_backend.api.access import Authority, Known, check_account, may_call
 from fal_backend.api.call import Call, Target, send_body
 from fal_backend.api.caller import Caller
 from fal_backend.api.connection import IN_HAND
 from fal_backend.api.metrics import render
-from fal_backend.api.pool import Pool, cancel_call
+from fal_backend.api.pool import Pool, cancel_call, end_session
+from fal_backend.api.rates import Rates
+from fal_backend.api.tokens import Tokens
 from fal_backend.api.upstream import End, UpConn
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
@@ -61,9 +63,18 @@ class _RequestIds:
 class Gateway:
     """The data plane's one way in; used from one event loop."""
 
-    def __init__(self, dispatch: Dispatch, auth: Authority) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        auth: Authority,
+        *,
+        tokens: Tokens | None = None,
+        rates: Rates | None = None,
+    ) -> None:
         self._dispatch = dispatch
         self._auth = auth
+        self._tokens = tokens
+        self._rates = rates or Rates()
         self._ids = _RequestIds()
         self._targets: dict[bytes, Target] = {}
         self._running: dict[Call, None] = {}
@@ -91,16 +102,25 @@ class Gateway:
         except Exception as error:  # noqa: BLE001  the call's root: whatever it was, the caller gets an answer
             self._give_up(call, error)
 
+    def admits(self, caller: Caller) -> bool:
+        """Return whether a caller may call the app that its target names; one that may not is answered."""
+        call = Call(caller, _NOWHERE, self._ids.next(), 0.0)
+        try:
+            self._known(self._route(self._target(caller.target)), caller)
+        except Refusal as refusal:
+            call.refuse(refusal)
+            return False
+        return True
+
     def _admit(self, call: Call) -> None:
         caller = call.caller
         call.target = target = self._target(caller.target)
         call.route = route = self._route(target)
-        may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
-        if caller.head.is_websocket:
-            raise Refusal(501, "Realtime and websocket endpoints come with a later release of fal-notebook")
+        known = self._known(route, caller)
+        self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
         self._set_start_limit(call)
         door = None
-        if not caller.more_body:
+        if not caller.more_body and not caller.head.is_websocket:
             door = self._dispatch.admit(route)
             if door is not None and isinstance(door.link, Pool):
                 conn = door.link.take()
@@ -158,6 +178,16 @@ class Gateway:
         if route is None:
             raise unknown_app(target.key.partition(b"/")[2].decode("ascii", "replace"))
         return route
+
+    def _known(self, route: Route, caller: Caller) -> Known | None:
+        """Return who calls, None where nobody needs to know. Raises: Refusal 401, 403."""
+        if caller.token is None:
+            return may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
+        if self._tokens is None:
+            raise Refusal(401, "Tokens are not accepted here")
+        known = self._tokens.open(caller.token, route.key)
+        check_account(known, route.info)
+        return known
 
     def _set_start_limit(self, call: Call) -> None:
         """Set by when a runner must have begun: the App's limit, or the caller's where that is shorter."""
@@ -236,7 +266,7 @@ class Gateway:
         """Send the call and pass the answer on; None when no runner has seen it, so that another may."""
         pool = self._pool(door)
         if end is None:
-            conn = pool.take() or await self._connect(door, pool)
+            conn = await self._connection(call, door, pool)
             if conn is None:
                 return None if call.failure is None else End.STOPPED
             end = await self._exchange_on(call, conn)
@@ -249,8 +279,19 @@ class Gateway:
 
     def _pool(self, door: Door) -> Pool:
         if not isinstance(door.link, Pool):
-            door.link = Pool(door.socket, door.width)
+            door.link = Pool(door.socket, door.width, door.control)
         return door.link
+
+    async def _connection(self, call: Call, door: Door, pool: Pool) -> UpConn | None:
+        """Return a connection for a call; a session has one of its own."""
+        upgraded = call.caller.upgraded
+        if upgraded is None:
+            return pool.take() or await self._connect(door, pool)
+        try:
+            return await pool.open_session(upgraded)
+        except (OSError, TimeoutError):
+            self._dispatch.condemn(door, "connection_broken")
+            return None
 
     async def _connect(self, door: Door, pool: Pool) -> UpConn | None:
         """Open a connection; a runner that does not accept one gets no further call."""
@@ -280,6 +321,11 @@ class Gateway:
 
     async def _conclude(self, call: Call, door: Door, end: End) -> None:
         """Answer where the runner did not, and decide the runner's fate."""
+        if call.is_open_session:
+            call.caller.transport.close()
+            if not await end_session(door.control, call.request_id.decode(), _CANCEL_S):
+                log.info("gateway.session_end_unknown", extra={"runner_id": door.runner_id})
+            return
         if end is End.COMPLETE and call.answer is not None:
             await self._judge(door, verdict(call.answer.status, call.answer.stop_runner))
             return
@@ -323,7 +369,10 @@ class Gateway:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for call in [call for call in self._running if now >= call.deadline]:
-            call.fail(Failure.REQUEST_TIMEOUT)
+            if call.is_open_session:
+                del self._running[call]  # the edge watches over it, by limits of its own
+            else:
+                call.fail(Failure.REQUEST_TIMEOUT)
         self._is_ticking = bool(self._running)
         if self._is_ticking:
             loop.call_later(_TICK_S, self._tick, loop)

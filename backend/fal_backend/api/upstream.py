@@ -197,7 +197,10 @@ class UpConn(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
             self._fail(error)
             return
         end = self._end
@@ -209,6 +212,10 @@ class UpConn(asyncio.Protocol):
             sink.flush()
         elif self._head_bytes > HEAD_LIMIT:
             self._fail(None)
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Go on after an answer that changed the protocol; nobody asked for one here."""
+        self._fail(None)
 
     def _fail(self, error: Exception | None) -> None:
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
