@@ -5,6 +5,8 @@ Rules: each text names the address that was tried and how to get a backend there
 
 from __future__ import annotations
 
+import socket
+import ssl
 from typing import Any
 
 import httpx
@@ -15,12 +17,28 @@ from fal_notebook.errors import AuthError, BackendError, FalError, NotFoundError
 __all__ = ["failure", "refused", "unreachable"]
 
 
+_CONNECTING: dict[type[BaseException], str] = {
+    ConnectionRefusedError: "connection refused",
+    FileNotFoundError: "its socket is gone",
+    PermissionError: "its socket belongs to somebody else",
+    socket.gaierror: "no host has that name",
+    ssl.SSLError: "it does not speak TLS as expected",
+    ssl.SSLCertVerificationError: "its certificate is not trusted",
+}
+"""What went wrong below a connection, in words."""
+
+
 def unreachable(error: httpx.TransportError, profile: Profile, address: str) -> BackendError:
     """Return the error for an address that does not answer: not running, or the wrong place."""
     if profile.is_embedded:
         return BackendError(
             f"No answer from the backend of this machine at {address} ({_reason(error)}).",
             fix="Run `fal-nb serve`, or run the command again to start it.",
+        )
+    if any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
+        return BackendError(
+            f"No answer from the backend at {address} (no host has that name).",
+            fix=f"Check the address in {profile.source}; it looks like http://127.0.0.1:8780.",
         )
     return BackendError(
         f"No answer from the backend at {address} ({_reason(error)}).",
@@ -73,14 +91,23 @@ def _bad_key(profile: Profile, address: str) -> AuthError:
 
 def _reason(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.ConnectError):
-        return (
-            "connection refused"
-            if "refused" in str(error).lower() or "111" in str(error)
-            else str(error) or "no connection"
-        )
+        known = [_CONNECTING[type(cause)] for cause in _causes(error) if type(cause) in _CONNECTING]
+        return known[0] if known else str(error) or "no connection"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     return "connection lost"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return what an error came from, itself first; of a group, its members."""
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        one = todo.pop(0)
+        found.append(one)
+        below = [*one.exceptions] if isinstance(one, BaseExceptionGroup) else [one.__cause__, one.__context__]
+        todo += [item for item in below if item is not None and item not in found]
+    return found
 
 
 def _body(answer: httpx.Response) -> dict[str, Any]:

@@ -214,11 +214,17 @@ def problem_of(variable: Variable, provenance: Provenance | None) -> BundleError
     name = variable.name.rpartition(".")[2]
     return BundleError(
         f"{user} uses `{variable.name}` ({shown}{source}). {reason}",
-        fix=f"Create it in `setup()` as `self.{name}`.",
+        fix=_cure(name),
         where=where,
         code="bundle.secret_file" if is_secret else "bundle.unpicklable",
         details={"variable": variable.name, "type": shown, "reason": variable.problem},
     )
+
+
+def _cure(name: str) -> str:
+    if name == "get_ipython":
+        return "A runner has no notebook: leave it out of the App."
+    return f"Create it in `setup()` as `self.{name}`."
 
 
 def _from(cell: CellRef | None) -> str:

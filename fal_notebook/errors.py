@@ -92,9 +92,10 @@ class FalError(Exception):
         """Facts for programs, JSON-compatible."""
 
     def __str__(self) -> str:
-        place = f" ({self.where})" if self.where and str(self.where) else ""
-        fix = f" {self.fix}" if self.fix else ""
-        return f"{self.message}{place}{fix}"
+        said = self.message
+        if self.where and str(self.where):
+            said = f"{said.removesuffix('.')} ({self.where})."
+        return f"{said} {self.fix}" if self.fix else said
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form used on the wire and by `--json`: the value of `error`."""

@@ -12,7 +12,7 @@ import inspect
 import linecache
 import types
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from fal_notebook.errors import Where
 from fal_notebook.wire import CellRef
@@ -81,7 +81,7 @@ def class_text(
     for given in (source, provenance.class_source(cls) if provenance else None, _module_text(cls)):
         node = _class_at(given, cls.__name__, None) if given else None
         if given and node is not None:
-            return _cut(given, node, None)
+            return _cut(given, node, _module_file(cls) if provenance is None else None)
     return None
 
 
@@ -92,7 +92,7 @@ def class_where(
     text = class_text(cls, source=source, provenance=provenance)
     if text is None:
         return Where(name=name or cls.__name__)
-    return _where(text.file, text.node.lineno, name or cls.__name__, provenance)
+    return _class_place(text, text.node.lineno, name or cls.__name__, cls, provenance)
 
 
 def attribute_where(
@@ -105,7 +105,7 @@ def attribute_where(
             continue
         for statement in text.node.body:
             if attribute in _bound_names(statement):
-                return _where(text.file, statement.lineno, attribute, provenance)
+                return _class_place(text, statement.lineno, attribute, klass, provenance)
     return class_where(cls, source=source, provenance=provenance, name=attribute)
 
 
@@ -118,6 +118,14 @@ def code_where(
 ) -> Where:
     """Return the place of a line of compiled code; without a line, of its first one."""
     return _where(code.co_filename, line or code.co_firstlineno, name, provenance)
+
+
+def _class_place(text: ClassText, line: int, name: str, cls: type, provenance: Provenance | None) -> Where:
+    """Return a place in a class's text; a class without methods has no file, its name leads to the cell."""
+    cell = provenance.cell_of(cls.__name__) if provenance and text.file is None else None
+    if cell is not None:
+        return Where(cell=cell.execution_count, cell_id=cell.cell_id, line=line, name=name)
+    return _where(text.file, line, name, provenance)
 
 
 def _where(file: str | None, line: int | None, name: str | None, provenance: Provenance | None) -> Where:
@@ -167,9 +175,13 @@ def _cut(text: str, node: ast.ClassDef, file: str | None) -> ClassText:
     return ClassText("".join(lines), file, node)
 
 
-def _module_text(cls: type) -> str | None:
+def _module_file(cls: type) -> str | None:
     try:
-        file: Any = inspect.getsourcefile(cls)
+        return inspect.getsourcefile(cls)
     except (TypeError, OSError):
         return None
+
+
+def _module_text(cls: type) -> str | None:
+    file = _module_file(cls)
     return "".join(linecache.getlines(file)) if file else None

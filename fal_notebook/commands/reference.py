@@ -19,7 +19,7 @@ from fal_notebook import compat
 from fal_notebook.app import App
 from fal_notebook.commands.context import Target
 from fal_notebook.commands.registry import nearest
-from fal_notebook.errors import AppError, UsageError, Where
+from fal_notebook.errors import AppError, FalError, UsageError, Where
 
 __all__ = ["as_main", "is_file_reference", "load", "own_apps"]
 
@@ -98,9 +98,12 @@ def _is_guard(node: ast.stmt) -> bool:
     return any(isinstance(part, ast.Name) and part.id == "__name__" for part in parts)
 
 
-def _failed(error: BaseException, path: Path) -> AppError:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+def _failed(error: BaseException, path: Path) -> FalError:
+    frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == str(path)]
+    if isinstance(error, FalError):
+        return _placed(error, path, own[-1].lineno if own else None)
+    frames = traceback.StackSummary.from_list(frames[frames.index(own[0]) :] if own else [])
     line = error.lineno if isinstance(error, SyntaxError) else own[-1].lineno if own else None
     text = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
     return AppError(
@@ -110,6 +113,15 @@ def _failed(error: BaseException, path: Path) -> AppError:
         code="app.file_failed",
         traceback=text,
     )
+
+
+def _placed(error: FalError, path: Path, line: int | None) -> FalError:
+    """Return an error of ours with its place in the file."""
+    told = error.where
+    error.where = Where(
+        file=str(path), line=told.line if told and told.line else line, name=told.name if told else None
+    )
+    return error
 
 
 def _chosen(module: ModuleType, path: Path, wanted: str) -> type[App]:

@@ -20,7 +20,7 @@ from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Progress, Shipped, Stage
-from fal_notebook.errors import DeployError, FalError, MachineError, NotFoundError
+from fal_notebook.errors import DeployError, FalError, MachineError, NotFoundError, Where
 from fal_notebook.origin import attribute_where
 from fal_notebook.survey import Survey, survey
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
@@ -123,10 +123,7 @@ class _Shipment:
         machines = {machine.name: machine for machine in client.machines()}
         unknown = [name for name in spec.machine_types if name not in machines]
         here = [name for name, machine in machines.items() if machine.available]
-        target = self.order.target
-        where = attribute_where(
-            target.cls, "machine_type", source=target.source, provenance=target.provenance
-        )
+        where = self._machine_where()
         if unknown:
             like = nearest(unknown[0], list(machines))
             fix = f"Did you mean `{like[0]}`? " if like else ""
@@ -142,6 +139,12 @@ class _Shipment:
                 where=where,
                 code="machine.unavailable",
             )
+
+    def _machine_where(self) -> Where:
+        if self.order.machine_type:
+            return Where(name="--machine-type")
+        target = self.order.target
+        return attribute_where(target.cls, "machine_type", source=target.source, provenance=target.provenance)
 
     def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment:
         client.upload_all([frozen.payload, *frozen.buffers])

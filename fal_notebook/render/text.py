@@ -89,7 +89,8 @@ def problem(body: ErrorBody, frames: Sequence[Frame] = (), hidden: int = 0) -> s
         ]
     if frames and hidden:
         lines.append(f"{count(hidden, 'more frame')} outside your code")
-    if body.traceback and not frames:
+    if body.traceback and not frames and not body.code.startswith("image."):
+        # A build's own words stand in its log, which is shown as it comes.
         lines.append(textwrap.indent(_tail(body.traceback), "  "))
     if body.fix:
         lines.append(body.fix)

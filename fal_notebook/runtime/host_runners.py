@@ -20,6 +20,7 @@ from typing import Any
 from fal_notebook.runtime.host_ends import RunnerEnds
 from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
+from fal_notebook.runtime.host_stacks import stuck_at
 from fal_notebook.runtime.host_zygotes import Fork
 from fal_notebook.runtime.loop import Loop, Timer
 from fal_notebook.runtime.process import (
@@ -352,25 +353,26 @@ class Runner:
     def _own_error(self, reason: str | None, code: int | None) -> dict[str, Any] | None:
         """Say in the form of the error tree what only the host can know."""
         if reason == "startup_timeout":
-            waited = f"{float(self.order['startup_s']):g}"
-            if self._is_opening:
-                what = f"setup() returned, but the web server had not opened {waited} s after the start"
-                fix = "Let `lifespan` reach its `yield`; the stacks show where it was."
-            else:
-                what = f"the runner was not ready {waited} s after its start and was ended"
-                fix = "Make setup() faster, or raise startup_timeout; the stacks show where it was."
-            return _error(
-                "runner.startup_timeout",
-                what,
-                fix,
-                "\n".join(self.log.tail),
-            )
+            return self._overdue()
         if self.start_kind == "spawn" and code == 127:
             last = self.log.tail[-1] if self.log.tail else "the image's Python is missing"
             return _error(
                 "runner.failed", last, "Deploy again with --no-cache to build the image anew.", None
             )
         return None
+
+    def _overdue(self) -> dict[str, Any]:
+        waited = f"{float(self.order['startup_s']):g} s"
+        if self._is_opening:
+            what = f"setup() returned, but the web server had not opened {waited} after the start."
+            fix = "Let `lifespan` reach its `yield`; the traceback shows where it was."
+        elif "setup" in self._phases:
+            what = f"setup() did not return within {waited} of the start."
+            fix = "Make setup() faster, or raise `startup_timeout`; the traceback shows where it was."
+        else:
+            what = f"The runner did not come to its setup() within {waited} of the start."
+            fix = "See its log; raise `startup_timeout` if it needs longer."
+        return _error("runner.startup_timeout", what, fix, stuck_at(self.log.tail))
 
     def _has_process(self, why: str) -> bool:
         """Note why it is to end. Without a process it leaves its zygote's line, or is killed when it is born."""

@@ -182,7 +182,7 @@ def test_type_that_is_only_known_as_text_is_named() -> None:
         pytest.raises(AppError) as caught,
     ):
         freeze(notebook["Late"], provenance=notebook)
-    assert "Parameter `inp` of `run()` has the type `In2`, which is only known as text." in str(caught.value)
+    assert "Parameter `inp` of `run()` has the type `In2`, which is only known as text." == caught.value.message
     assert "Define `In2` above the App." in str(caught.value)
     assert caught.value.where is not None
     assert caught.value.where.cell == 1

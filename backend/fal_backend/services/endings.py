@@ -18,7 +18,7 @@ _LINES = 50
 def ending(row: Runner, news: HostExited, spec: AppSpec) -> tuple[str, str]:
     """Return the reason of an end and its error as JSON."""
     reason = _reason(row, news)
-    if news.error is not None and reason != "startup_timeout":
+    if news.error is not None and (reason != "startup_timeout" or news.reason == reason):
         body = dict(news.error)
         details = dict(body.get("details") or {})
     else:

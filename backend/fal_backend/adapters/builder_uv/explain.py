@@ -151,7 +151,7 @@ def _fix_resolution(
     pin = next((pin for pin in pins if requirement_name(pin) == package and "==" in pin), None)
     if _PYTHON.search(reasons):
         wanted = re.search(_PYTHON.pattern + r" ?>=(\d+\.\d+)", reasons)
-        other = f", or choose python_version='{wanted[1]}'" if wanted else ""
+        other = f", or use a notebook with Python {wanted[1]}" if wanted else ""
         newest = f" (the latest that does is {latest})" if latest else ""
         return f"The runner uses Python {python_version}: require a version of {package} that supports it{newest}{other}."
     if "was not found" in reasons:
