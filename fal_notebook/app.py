@@ -71,6 +71,10 @@ class OverrideError(AppError, ValueError):
 
     code = "app.init_override"
 
+    def __str__(self) -> str:
+        # fal's words to the letter: the traceback shows the place
+        return self.message
+
 
 class InstantiationError(AppError, NotImplementedError):
     """Somebody called the class."""
