@@ -18,7 +18,7 @@ from websockets.datastructures import Headers as WsHeaders
 from websockets.exceptions import WebSocketException
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, Protocol, Side
 from websockets.server import ServerProtocol
 
 from fal_backend.api.caller import Caller
@@ -57,31 +57,25 @@ class MessageDoor:
         upgraded = caller.upgraded
         if upgraded is None or caller.disconnected:
             return
-        protocol = ServerProtocol(max_size=_LARGEST)
         fields = WsHeaders(
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in caller.head.headers]
         )
-        response = protocol.accept(Request(caller.target.decode("latin-1"), fields))
+        response = ServerProtocol().accept(Request(caller.target.decode("latin-1"), fields))
         if response.status_code != 101:
             caller.answer(response.status_code, b"", json.dumps({"detail": response.body.decode()}).encode())
             return
-        protocol.send_response(response)
-        protocol.data_to_send()
         accept = response.headers["Sec-WebSocket-Accept"].encode()
         caller.write_switch(b"sec-websocket-accept: %b\r\n" % accept)
-        await _Conversation(caller, upgraded, protocol, self._call).run()
+        await _Conversation(caller, upgraded, self._call).run()
 
 
 class _Conversation:
     """One websocket: its messages in order."""
 
-    def __init__(
-        self, caller: Caller, upgraded: Upgraded, protocol: ServerProtocol, call: Callable[[Caller], None]
-    ) -> None:
-        assert protocol.state is OPEN
+    def __init__(self, caller: Caller, upgraded: Upgraded, call: Callable[[Caller], None]) -> None:
         self._caller = caller
         self._upgraded = upgraded
-        self._protocol = protocol
+        self._protocol = Protocol(Side.SERVER, max_size=_LARGEST)
         self._call = call
         self._head = Head(b"POST", _raw_head(caller.head))
         self._waiting: deque[bytes] = deque()
@@ -157,7 +151,7 @@ class _Conversation:
             self._take_frame(event)
         self._flush()
         if self._protocol.state is not OPEN:
-            self._is_ending = True
+            self.leave()
         if len(self._waiting) >= _MOST_WAITING:
             self._upgraded.wait()
         self._wake.set()
@@ -180,7 +174,7 @@ class _Conversation:
     # Told by the connection
 
     def leave(self) -> None:
-        """The caller has left: the call that runs is broken off."""
+        """The caller has left, or closed: the call that runs is broken off."""
         if self._current is not None:
             self._current.leave()
         self._is_ending = True
