@@ -6,6 +6,8 @@ import { placeErrors } from '../src/ui/form/errors422';
 import { typeText, type Node, type ObjectNode } from '../src/ui/form/normalise';
 import { validate } from '../src/ui/form/validate';
 import { initial, initialOn, setAt, toSend, type Value } from '../src/ui/form/values';
+import { queryOf } from '../src/ui/playground/query';
+import { curl, python } from '../src/ui/playground/snippets';
 import { newForm, reduceForm } from '../src/state/form';
 import corpus from './corpus.json';
 
@@ -158,4 +160,51 @@ test("fal's order wins over the alphabet of a saved notebook", () => {
     body.fields.map(field => field.name),
     ['b', 'a']
   );
+});
+
+function withQuery() {
+  const parameter = (name: string, required: boolean, schema: object) => ({ name, in: 'query', required, schema });
+  const parameters = [
+    parameter('x', true, { type: 'integer', title: 'X' }),
+    parameter('power', false, { type: 'integer', default: 2, title: 'Power' }),
+    parameter('tag', false, { type: 'array', items: { type: 'string' }, default: [] }),
+    parameter('note', false, { anyOf: [{ type: 'string' }, { type: 'null' }] }),
+    { name: 'token', in: 'header', required: false, schema: { type: 'string' } }
+  ];
+  const endpoint = readEndpoints(JSON.stringify({ paths: { '/power': { post: { parameters } } } }))[0];
+  assert.ok(endpoint);
+  return endpoint;
+}
+
+test('plain parameters are fields, and go into the query in their order', () => {
+  const endpoint = withQuery();
+  const query = endpoint.parts['query'] as ObjectNode;
+  assert.deepEqual(Object.keys(endpoint.parts), ['query']);
+  assert.deepEqual(
+    query.fields.map(field => [field.name, field.isRequired]),
+    [['x', true], ['power', false], ['tag', false], ['note', false]]
+  );
+  const start = newForm(endpoint.parts);
+  assert.deepEqual(validate(query, (start.value as { query: Value }).query, {}, ['query']), { 'query/x': 'Must be filled in.' });
+  let form = reduceForm(start, { type: 'set', path: ['query', 'x'], value: 3 });
+  assert.equal(queryOf(endpoint, form.value), '?x=3&power=2');
+  form = reduceForm(form, { type: 'set', path: ['query', 'tag'], value: ['a b', 'c&d'] });
+  assert.equal(queryOf(endpoint, form.value), '?x=3&power=2&tag=a+b&tag=c%26d');
+});
+
+test('a 422 of the query lands under its field, and snippets carry the query', () => {
+  const endpoint = withQuery();
+  const form = reduceForm(newForm(endpoint.parts), { type: 'set', path: ['query', 'x'], value: 3 });
+  const placed = placeErrors([{ loc: ['query', 'x'], msg: 'Input should be a valid integer', input: 'a' }], endpoint.parts, form.value, {});
+  assert.deepEqual(placed, { fields: { 'query/x': 'Must be a whole number; you sent a.' }, banner: [] });
+  const call = { url: `http://h/run/a/b/power${queryOf(endpoint, form.value)}`, method: 'POST', body: undefined, needsKey: false };
+  assert.equal(curl(call), "curl -X POST 'http://h/run/a/b/power?x=3&power=2'");
+  assert.match(python(call), /"http:\/\/h\/run\/a\/b\/power\?x=3&power=2"/);
+  assert.doesNotMatch(python(call), /json=/);
+});
+
+test('an endpoint without parameters has no query', () => {
+  const endpoint = readEndpoints(JSON.stringify({ paths: { '/': { post: {} } } }))[0];
+  assert.ok(endpoint);
+  assert.equal(queryOf(endpoint, newForm(endpoint.parts).value), '');
 });

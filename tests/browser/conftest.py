@@ -27,8 +27,8 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-ROOT = Path(__file__).parents[2]
-PICTURES = ROOT / ".artifacts" / "browser"
+from tests.browser.stage import BUNDLE, PICTURES, ROOT, SHELL, VALUES
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EXTENSION = ROOT / "fal_notebook" / "labextension"
 
@@ -246,3 +246,29 @@ def session(lab: Lab, browser: Browser) -> Iterator[Session]:
     yield Session(lab, page, errors)
     context.close()
     lab.end_kernels()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[[str, int], Page]]:
+    if not BUNDLE.exists():
+        pytest.skip("the front end is not built (make front)")
+    contexts = []
+
+    def open_page(theme: str, width: int) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.route(
+            "http://fal.test/**",
+            lambda route: route.fulfill(
+                body=BUNDLE.read_text() if route.request.url.endswith(".js") else SHELL % VALUES.read_text(),
+                content_type="text/javascript" if route.request.url.endswith(".js") else "text/html",
+            ),
+        )
+        page.goto("http://fal.test/")
+        page.wait_for_function("() => window.isReady")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()

@@ -6,7 +6,8 @@ import type { Transport } from '../api/transport';
 import type { CellPlace, Host } from '../ui/host';
 import type { Bundle } from './bundle';
 
-const settings = ServerConnection.makeSettings();
+// With its usual `no-store`, JupyterLab writes the time into every query, and so into what an app is asked.
+const settings = ServerConnection.makeSettings({ init: { cache: 'reload', credentials: 'same-origin' } });
 const transports = new Map<string, Promise<Transport | null>>();
 
 function address(...parts: string[]): string {

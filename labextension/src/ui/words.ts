@@ -60,7 +60,7 @@ export function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }
 
-/** The beginning of a long id, as people compare them. */
+/** The beginning of a long id, as people compare them; the whole one belongs into the tooltip. */
 export function shortId(id: string): string {
-  return id.length > 14 ? id.slice(0, 12) : id;
+  return id.slice(0, 8);
 }

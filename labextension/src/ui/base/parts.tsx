@@ -86,7 +86,7 @@ export async function copyText(text: string, near: HTMLElement): Promise<boolean
 }
 
 /** Copies with one click and says so in its place for a moment. */
-export function CopyButton(props: { text: string; label: string; wide?: boolean }): JSX.Element {
+export function CopyButton(props: { text: string; label: string; wide?: boolean; word?: string; quiet?: boolean }): JSX.Element {
   const [said, say] = useState<'yes' | 'no' | null>(null);
   useEffect(() => {
     const timer = said && setTimeout(() => say(null), 1_500);
@@ -99,12 +99,13 @@ export function CopyButton(props: { text: string; label: string; wide?: boolean 
   const copy = (event: MouseEvent): void => {
     void copyText(props.text, (event.currentTarget as HTMLElement).parentElement as HTMLElement).then(isDone => say(isDone ? 'yes' : 'no'));
   };
-  const word = said === 'yes' ? 'Copied' : said === 'no' ? 'Not allowed' : props.wide ? 'Copy' : '';
-  const look = props.wide ? 'fal-btn-dense' : 'fal-btn-icon';
+  const isWide = props.wide || props.word !== undefined;
+  const word = said === 'yes' ? 'Copied' : said === 'no' ? 'Not allowed' : isWide ? (props.word ?? 'Copy') : '';
+  const look = props.quiet ? 'fal-btn-quiet' : isWide ? 'fal-btn-dense' : 'fal-btn-icon';
   return (
     <button type="button" class={`fal-btn ${look}`} aria-label={props.label} title={said ? word : props.label} onClick={copy}>
       <Icon name={said === 'yes' ? 'tick' : 'copy'} />
-      {props.wide && <span class="fal-lbl">{word}</span>}
+      {isWide && <span class="fal-lbl">{word}</span>}
     </button>
   );
 }

@@ -3,7 +3,7 @@ import type { JSX } from 'preact';
 import { useEffect, useReducer, useState } from 'preact/hooks';
 import { followApp, NO_APP, reduceApp, type AppView } from '../../state/app';
 import { hubOf } from '../../state/hub';
-import type { Transport } from '../../api/transport';
+import { ApiError, type Transport } from '../../api/transport';
 import type { AppDetail } from '../../api/wire.gen';
 import { Banner, Button, CopyButton, Icon, PhaseTrack, Status, useNow } from '../base/parts';
 import type { Host } from '../host';
@@ -65,10 +65,12 @@ function CardBody(props: BodyProps): JSX.Element {
   const { face, saved, view, host, transport } = props;
   const [isLogOpen, openLog] = useState(false);
   const [round, setRound] = useState(0);
+  const [stopFailure, sayStopFailure] = useState<string | null>(null);
   const detail = view.detail;
   const facts = detail && !view.isGone ? factsOf(detail) : saved.facts;
   const isCallable = detail !== null && detail.revision !== null && !view.isGone;
-  const showsForm = isCallable && transport && (face.mode === 'ready' || face.mode === 'progress' || face.mode === 'offline' || face.remark !== null);
+  // A failed card says what failed; what still serves has its own playground tab.
+  const showsForm = isCallable && transport && (face.mode === 'ready' || face.mode === 'progress' || face.mode === 'offline');
   return (
     <>
       <div class="fal-card-head">
@@ -79,10 +81,18 @@ function CardBody(props: BodyProps): JSX.Element {
           <span role="status">
             <Status kind={face.kind}>{face.word}</Status>
           </span>
-          <span class="fal-dim fal-sm fal-trunc">{face.meta}</span>
+          <span class="fal-dim fal-sm" title={face.hint ?? undefined}>
+            {face.meta}
+          </span>
         </div>
-        <Actions {...props} isLogOpen={isLogOpen} onLog={() => openLog(!isLogOpen)} />
+        <Actions {...props} isLogOpen={isLogOpen} onLog={() => openLog(!isLogOpen)} onStopFailure={sayStopFailure} />
       </div>
+      {stopFailure !== null && !view.isGone && (
+        <Banner kind="err" alert>
+          <b class="fal-strong">The app was not stopped.</b>
+          <div>{stopFailure}</div>
+        </Banner>
+      )}
       <Notices {...props} />
       <div class="fal-sec fal-sec-tight fal-stack">
         {isCallable && detail && face.mode !== 'failed' && <Address detail={detail} />}
@@ -103,7 +113,11 @@ function CardBody(props: BodyProps): JSX.Element {
       {transport && detail && !view.isGone && face.mode !== 'offline' && (
         <CardLog {...props} transport={transport} detail={detail} isOpen={isLogOpen} onToggle={() => openLog(!isLogOpen)} round={round} />
       )}
-      {face.remark && <Banner kind="idle">{face.remark}</Banner>}
+      {face.remark && (
+        <Banner kind="idle" action={canOpen(props) && <Button dense icon="open" label="Open playground tab" onClick={() => host.openPlayground?.(saved.instance, saved.alias)} />}>
+          <div title={face.hint ?? undefined}>{face.remark}</div>
+        </Banner>
+      )}
     </>
   );
 }
@@ -116,7 +130,7 @@ function Address({ detail }: { detail: AppDetail }): JSX.Element {
       </span>
       <code class="fal-trunc">{detail.urls.run}</code>
       <CopyButton text={detail.urls.run} label="Copy URL" />
-      <span class="fal-dim fal-sm fal-trunc">{audience(detail)}</span>
+      <span class="fal-dim fal-sm fal-audience">{audience(detail)}</span>
     </div>
   );
 }
@@ -222,40 +236,47 @@ function CardLog(props: BodyProps & { transport: Transport; detail: AppDetail; i
   );
 }
 
-function Actions(props: BodyProps & { isLogOpen: boolean; onLog: () => void }): JSX.Element {
+/** Whether this place can show the app that answers now in a tab of its own. */
+function canOpen({ host, view }: BodyProps): boolean {
+  return host.openPlayground !== undefined && view.detail?.revision != null && !view.isGone;
+}
+
+function Actions(props: BodyProps & { isLogOpen: boolean; onLog: () => void; onStopFailure: (message: string | null) => void }): JSX.Element {
   const { face, saved, view, host, transport } = props;
   const canStop = transport && saved.kind === 'run' && view.detail && !view.isGone && ['progress', 'ready', 'failed'].includes(face.mode);
-  const canOpen = host.openPlayground && face.mode === 'ready' && view.detail;
   return (
     <div class="fal-card-actions">
       {face.mode === 'ready' && <Button kind="quiet" icon="logs" label="Logs" title={props.isLogOpen ? 'Hide logs' : 'Show logs'} onClick={props.onLog} />}
-      {canOpen && <Button kind="quiet" icon="open" label="Open playground tab" onClick={() => host.openPlayground?.(saved.instance, saved.alias)} />}
+      {face.mode === 'ready' && canOpen(props) && <Button kind="quiet" icon="open" label="Open playground tab" onClick={() => host.openPlayground?.(saved.instance, saved.alias)} />}
       {face.problem && <CopyError text={errorText(face.problem)} />}
       {face.mode === 'offline' && transport && <Button kind="plain" icon="refresh" label="Reconnect" onClick={() => hubOf(transport).retry()} />}
-      {canStop && view.detail && <StopButton transport={transport} detail={view.detail} isReady={face.mode !== 'progress'} />}
+      {canStop && view.detail && <StopButton transport={transport} detail={view.detail} isReady={face.mode !== 'progress'} onFailure={props.onStopFailure} />}
     </div>
   );
 }
 
 function CopyError({ text }: { text: string }): JSX.Element {
-  return (
-    <span class="fal-row fal-row-4 fal-sm fal-dim">
-      Copy error
-      <CopyButton text={text} label="Copy error" />
-    </span>
-  );
+  return <CopyButton text={text} label="Copy error" word="Copy error" quiet />;
 }
 
-function StopButton({ transport, detail, isReady }: { transport: Transport; detail: AppDetail; isReady: boolean }): JSX.Element {
+interface StopProps {
+  transport: Transport;
+  detail: AppDetail;
+  isReady: boolean;
+  onFailure: (message: string | null) => void;
+}
+
+function StopButton({ transport, detail, isReady, onFailure }: StopProps): JSX.Element {
   const [busy, setBusy] = useState<string | null>(null);
   const deployment = detail.deployment;
   const stop = (): void => {
     setBusy('Stopping');
+    onFailure(null);
     const path = isReady || !deployment ? `api/v1/apps/${detail.alias}` : `api/v1/deployments/${deployment.deployment_id}/cancel`;
     void transport
       .json(path, { method: isReady || !deployment ? 'DELETE' : 'POST' })
-      // What became of it comes as an event; a failure leaves the app as it was, and the button free again.
-      .catch(() => undefined)
+      // What became of it comes as an event; an app that is gone already is what was wanted.
+      .catch(error => (error instanceof ApiError && error.status === 404 ? undefined : onFailure(error instanceof Error ? error.message : String(error))))
       .finally(() => setBusy(null));
   };
   return <Button kind="quiet" icon="stop" label="Stop" busy={busy} onClick={stop} />;

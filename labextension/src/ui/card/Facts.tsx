@@ -2,7 +2,7 @@
 import type { JSX } from 'preact';
 import type { AppDetail } from '../../api/wire.gen';
 import type { Host } from '../host';
-import { bytes } from '../words';
+import { bytes, count } from '../words';
 import type { Facts } from './saved';
 
 /** The facts of a live app in the form in which they are saved. */
@@ -40,15 +40,34 @@ export function FactsLine({ facts, host }: { facts: Facts; host: Host }): JSX.El
           {requirements.length > 6 && <span class="fal-dim">and {requirements.length - 6} more</span>}
         </Fact>
       )}
-      {captures.length > 0 && (
-        <Fact name="Captured">
-          {captures.slice(0, 5).map(capture => (
-            <Captured key={capture.name} capture={capture} host={host} />
-          ))}
-          {captures.length > 5 && <span class="fal-dim">and {captures.length - 5} more</span>}
-        </Fact>
-      )}
+      <Captures captures={captures} host={host} />
     </div>
+  );
+}
+
+const SHOWN = 5;
+/** Code that comes along is no news; values may be large, old, or private. */
+const CODE = ['class', 'function', 'module'];
+
+function Captures({ captures, host }: { captures: Facts['captures']; host: Host }): JSX.Element | null {
+  const values = captures.filter(capture => !CODE.includes(capture.kind));
+  const code = captures.filter(capture => CODE.includes(capture.kind));
+  const more = Math.max(0, values.length - SHOWN);
+  const rest = [more ? `${more} more` : '', code.length ? count(code.length, 'definition') : ''].filter(Boolean).join(' and ');
+  if (!values.length) {
+    return null;
+  }
+  return (
+    <Fact name="Captured">
+      {values.slice(0, SHOWN).map(capture => (
+        <Captured key={capture.name} capture={capture} host={host} />
+      ))}
+      {rest && (
+        <span class="fal-dim" title={[...values.slice(SHOWN), ...code].map(capture => capture.name).join(', ')}>
+          and {rest}
+        </span>
+      )}
+    </Fact>
   );
 }
 

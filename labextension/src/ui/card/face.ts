@@ -12,6 +12,8 @@ export interface Face {
   kind: StatusKind;
   word: string;
   meta: string;
+  /** What the tooltip of meta and remark adds: the whole revision. */
+  hint: string | null;
   phases: Phase[] | null;
   problem: ErrorBody | null;
   /** What still works beside a failure. */
@@ -47,7 +49,7 @@ export function faceOf(saved: Saved, view: AppView, known: boolean | null, now: 
 }
 
 function blank(mode: Mode, kind: StatusKind, word: string, meta: string): Face {
-  return { mode, kind, word, meta, phases: null, problem: null, remark: null };
+  return { mode, kind, word, meta, hint: null, phases: null, problem: null, remark: null };
 }
 
 function checkTrack(): Phase[] {
@@ -90,7 +92,7 @@ function liveFace(saved: Saved, view: AppView, detail: AppDetail, now: number): 
   if (deployment?.state === 'cancelled' && !detail.revision) {
     return { ...blank('ended', 'off', 'Cancelled', 'before it was ready'), phases };
   }
-  return { ...servingFace(saved, detail, now), phases };
+  return { ...servingFace(saved, detail, now), phases, hint: hintOf(detail) };
 }
 
 function servingFace(saved: Saved, detail: AppDetail, now: number): Face {
@@ -108,6 +110,10 @@ function servingFace(saved: Saved, detail: AppDetail, now: number): Face {
   }
 }
 
+function hintOf(detail: AppDetail): string | null {
+  return detail.revision && `revision ${detail.revision}`;
+}
+
 function lastError(detail: AppDetail): ErrorBody | null {
   return detail.runners.find(runner => runner.error)?.error ?? null;
 }
@@ -122,6 +128,7 @@ function failedFace(deployment: Deployment, detail: AppDetail, phases: Phase[] |
     ...blank('failed', 'err', failedWord(deployment.error, failed ?? null), meta),
     phases,
     problem: deployment.error,
+    hint: serves ? hintOf(detail) : null,
     remark: serves ? `Revision ${shortId(detail.revision ?? '')} keeps serving.` : null
   };
 }
@@ -173,5 +180,6 @@ function timeOf(phase: DeploymentPhase, since: number, now: number): string | nu
   if (phase.state === 'now') {
     return now - since > 900 ? seconds((now - since) / 1_000) : null;
   }
-  return phase.duration_s === null ? null : seconds(phase.duration_s);
+  // Under a millisecond there is nothing to tell.
+  return phase.duration_s === null || phase.duration_s < 0.001 ? null : seconds(phase.duration_s);
 }

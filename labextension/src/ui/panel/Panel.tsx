@@ -8,7 +8,7 @@ import type { AppSummary } from '../../api/wire.gen';
 import { Banner, Button, CopyButton, Icon, IconButton, Status, StatusIcon, toneOf, useNow, type StatusKind } from '../base/parts';
 import { StartButton } from '../card/Card';
 import type { Host } from '../host';
-import { ago, clock, count } from '../words';
+import { ago, clock, count, shortId } from '../words';
 
 export interface PanelProps {
   host: Host;
@@ -141,9 +141,9 @@ function Row({ app, isOffline, host, instance }: { app: AppSummary; isOffline: b
         <span class="nm fal-trunc" title={app.alias}>
           {app.alias}
         </span>
-        <span class="sub fal-trunc">
+        <span class="sub" title={app.revision ? `revision ${app.revision}` : undefined}>
           {text}
-          {app.revision ? `, rev ${app.revision.slice(0, 7)}` : ''}
+          {app.revision && !app.ephemeral ? `, revision ${shortId(app.revision)}` : ''}
         </span>
       </span>
       <span class="acts">
@@ -224,8 +224,8 @@ function Foot({ view }: { view: AppsView }): JSX.Element {
   return (
     <div class="fal-panel-foot">
       <Status kind="ok">{view.instance.url.replace(/^https?:\/\//, '')}</Status>
-      <span class="fal-dim fal-trunc">
-        {view.instance.owner}, {count(runners, 'runner')}
+      <span class="fal-dim fal-trunc" title={`account ${view.instance.owner}`}>
+        {count(runners, 'runner')}
       </span>
       <span class="fal-end fal-dim">live</span>
     </div>

@@ -16,6 +16,7 @@ import type { Json } from '../form/normalise';
 import { isRecord, toSend, type Value } from '../form/values';
 import { validate, type Problems } from '../form/validate';
 import { Result } from './Result';
+import { queryOf } from './query';
 import { curl, python, type SnippetCall } from './snippets';
 
 export interface PlaygroundProps {
@@ -180,7 +181,7 @@ function problemsOf(endpoint: Endpoint, form: FormState): Problems {
 function callOf(props: PlaygroundProps, form: FormState): { path: string; method: string; body: string | undefined } {
   const body = bodyOf(form);
   return {
-    path: `run/${props.app}${subPath(props.endpoint)}${queryOf(form)}`,
+    path: `run/${props.app}${subPath(props.endpoint)}${queryOf(props.endpoint, form.value)}`,
     method: props.endpoint.method,
     body: 'body' in props.endpoint.parts ? JSON.stringify(body ?? null) : undefined
   };
@@ -192,13 +193,6 @@ function subPath(endpoint: Endpoint): string {
 
 function bodyOf(form: FormState): Json | undefined {
   return toSend(isRecord(form.value) ? form.value['body'] : undefined);
-}
-
-function queryOf(form: FormState): string {
-  const query = toSend(isRecord(form.value) ? form.value['query'] : undefined);
-  const pairs = isRecord(query) ? Object.entries(query).filter(([, value]) => value !== null && value !== undefined) : [];
-  const text = new URLSearchParams(pairs.flatMap(([name, value]) => (Array.isArray(value) ? value : [value]).map(item => [name, String(item)])));
-  return pairs.length ? `?${text.toString()}` : '';
 }
 
 function Tabs(props: { tab: Tab; prefix: string; onTab: (tab: Tab) => void }): JSX.Element {
@@ -284,7 +278,7 @@ function JsonTab({ form, dispatch }: { form: FormState; dispatch: (action: FormA
 function CodeTab(props: PlaygroundProps & { form: FormState }): JSX.Element {
   const [language, setLanguage] = useState<'Python' | 'curl'>('Python');
   const call: SnippetCall = {
-    url: `${props.url}${subPath(props.endpoint)}${queryOf(props.form)}`,
+    url: `${props.url}${subPath(props.endpoint)}${queryOf(props.endpoint, props.form.value)}`,
     method: props.endpoint.method,
     body: 'body' in props.endpoint.parts ? bodyOf(props.form) : undefined,
     needsKey: props.needsKey
