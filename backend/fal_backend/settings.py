@@ -51,6 +51,10 @@ class Settings:
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     machines_file: Path | None = None
+    key_rate: float | None = None
+    """Calls with one key for each second, 0 for no limit; None: the house's default."""
+    address_rate: float | None = None
+    """The same for calls without a key from one address."""
 
     @classmethod
     def parse(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -81,6 +85,8 @@ class Settings:
             allow_origins=tuple(args.allow_origin),
             allow_hosts=tuple(args.allow_host),
             machines_file=args.machines,
+            key_rate=args.key_rate,
+            address_rate=args.address_rate,
         )
 
 
@@ -102,6 +108,8 @@ class SuperviseSettings:
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     machines_file: Path | None = None
+    key_rate: float | None = None
+    address_rate: float | None = None
     orphan_grace_s: float = 60.0
     """How long the runner host outlives a supervisor that was killed."""
 
@@ -130,6 +138,8 @@ class SuperviseSettings:
             allow_origins=tuple(args.allow_origin),
             allow_hosts=tuple(args.allow_host),
             machines_file=args.machines,
+            key_rate=args.key_rate,
+            address_rate=args.address_rate,
             orphan_grace_s=args.orphan_grace_s,
         )
 
@@ -144,6 +154,10 @@ def backend_arguments(settings: SuperviseSettings, url: str, instance_id: str) -
         words += ["--allow-origin", origin]
     for host in settings.allow_hosts:
         words += ["--allow-host", host]
+    if settings.key_rate is not None:
+        words += ["--key-rate", f"{settings.key_rate:g}"]
+    if settings.address_rate is not None:
+        words += ["--address-rate", f"{settings.address_rate:g}"]
     return words + (["--machines", str(settings.machines_file)] if settings.machines_file else [])
 
 
@@ -154,6 +168,12 @@ def _parser(door: str) -> argparse.ArgumentParser:
     parser.add_argument("--idle-exit-s", type=float, default=_IDLE_EXIT_S)
     parser.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN")
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST")
+    parser.add_argument(
+        "--key-rate", type=float, metavar="N", help="calls a second with one key; 0: no limit"
+    )
+    parser.add_argument(
+        "--address-rate", type=float, metavar="N", help="calls a second without a key from one address"
+    )
     parser.add_argument("--machines", type=_absolute, metavar="FILE", help="machine types of this site")
     return parser
 

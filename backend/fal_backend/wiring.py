@@ -18,7 +18,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,12 @@ from fal_backend.api.courier import RunnerCourier
 from fal_backend.api.edge import Edge, serve
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.messages import MessageDoor
 from fal_backend.api.pages import Pages
 from fal_backend.api.queue import QueueDoor
+from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.storage import Storage, runner_environment
+from fal_backend.api.tokens import Tokens
 from fal_backend.domain.records import Account, Runner, RunnerPhase
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
@@ -220,12 +223,18 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     fleet.env_of = lambda row: runner_environment(
         keys, row.id, row.account, url=settings.url, socket=str(places.api_socket)
     )
+    tokens = Tokens(places.instance_secret.read_bytes(), auth)
+    rates = Rates(_rate_limits(settings))
+    gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates)
     edge = Edge(
-        Gateway(dispatch, auth),
+        gateway,
         control_app(control),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
-        queue=QueueDoor(queue, dispatch, auth, url=settings.url),
+        queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates),
         storage=storage,
+        tokens=tokens,
+        messages=MessageDoor(gateway.admits, gateway.begin),
+        rates=rates,
         url=settings.url,
         allow_hosts=settings.allow_hosts,
         allow_origins=settings.allow_origins,
@@ -246,6 +255,15 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         news.adopted,
         edge,
     )
+
+
+def _rate_limits(settings: Settings) -> RateLimits:
+    limits = RateLimits()
+    if settings.key_rate is not None:
+        limits = replace(limits, key_per_s=settings.key_rate)
+    if settings.address_rate is not None:
+        limits = replace(limits, address_per_s=settings.address_rate, is_loopback_counted=True)
+    return limits
 
 
 def _is_live(ledger: Ledger, runner_id: str) -> bool:

@@ -20,6 +20,7 @@ from fal_backend.api.caller import Caller, problem
 from fal_backend.api.connection import IN_HAND
 from fal_backend.api.queue_answers import accepted_body, cancel_answer, status_answer, status_body
 from fal_backend.api.queue_target import Ask, QueueTarget, parse_queue_target
+from fal_backend.api.rates import Rates
 from fal_backend.domain.request import Refusal, is_yes, unknown_app
 from fal_backend.services.dispatch import Dispatch, Route
 from fal_backend.services.queue_values import (
@@ -60,11 +61,20 @@ class QueueDoor:
     url: base of the addresses for callers on the unix socket, who have no host of their own.
     """
 
-    def __init__(self, queue: QueueFace, dispatch: Dispatch, auth: Authority, *, url: str) -> None:
+    def __init__(
+        self,
+        queue: QueueFace,
+        dispatch: Dispatch,
+        auth: Authority,
+        *,
+        url: str,
+        rates: Rates | None = None,
+    ) -> None:
         self._queue = queue
         self._dispatch = dispatch
         self._auth = auth
         self._url = url.rstrip("/")
+        self._rates = rates or Rates()
         self._streams: set[_Reader] = set()
 
     def begin(self, caller: Caller) -> None:
@@ -107,6 +117,8 @@ class QueueDoor:
             raise unknown_app(target.alias)
         found = caller.head.found
         known = self._submitter(route, found.get(b"authorization"))
+        now = asyncio.get_running_loop().time()
+        self._rates.count(None if known is None else known.key_id, caller.connection.address, now)
         start_timeout_s = _start_timeout(found.get(b"x-fal-request-timeout"))
         body = await self._body(caller)
         submission = Submission(

@@ -16,12 +16,18 @@ from fal_backend.domain.request import Refusal
 __all__ = ["RateLimits", "Rates"]
 
 
+_LOOPBACK: frozenset[str] = frozenset({"127.0.0.1", "::1"})
+
+
 @dataclass(frozen=True, slots=True)
 class RateLimits:
     """Calls for each second; 0 is no limit. A burst is what a caller who was silent may send at once."""
 
-    key_per_s: float = 2_000.0
-    address_per_s: float = 2_000.0
+    key_per_s: float = 20_000.0
+    address_per_s: float = 1_000.0
+    """For each address, of calls without a key."""
+    is_loopback_counted: bool = False
+    """Whether this machine's own calls without a key have a limit too."""
     burst_s: float = 10.0
     """A burst is as much as this many seconds give."""
     wrong_keys: int = 20
@@ -34,6 +40,7 @@ class Rates:
 
     def __init__(self, limits: RateLimits | None = None) -> None:
         limits = limits or RateLimits()
+        self._uncounted = frozenset() if limits.is_loopback_counted else _LOOPBACK
         self._keys = Buckets(limits.key_per_s, limits.key_per_s * limits.burst_s)
         self._addresses = Buckets(limits.address_per_s, limits.address_per_s * limits.burst_s)
         self._wrong_keys = Buckets(1 / limits.wrong_key_s, limits.wrong_keys)
@@ -44,7 +51,7 @@ class Rates:
             wait_s = self._keys.take(key_id, now)
             if wait_s:
                 raise _too_many("Too many calls with this key", wait_s)
-        elif address is not None:
+        elif address is not None and address not in self._uncounted:
             wait_s = self._addresses.take(address, now)
             if wait_s:
                 raise _too_many("Too many calls without a key from this address", wait_s)
