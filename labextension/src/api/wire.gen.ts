@@ -52,6 +52,8 @@ export interface AppSpec {
   machine_types: string[];
   scale: ScaleSpec;
   termination_grace_s: number;
+  skip_retry_conditions: string[];
+  retry_config: Record<string, number>;
   endpoints: EndpointSpec[];
   openapi: string;
 }
@@ -177,6 +179,7 @@ export interface EndpointSpec {
   path: string;
   method: string;
   is_async: boolean;
+  protocol: 'http' | 'realtime' | 'websocket';
   line: number | null;
 }
 
