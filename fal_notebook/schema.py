@@ -6,6 +6,7 @@ the notebook is the schema on the runner. Source: fal SDK, `fal.app.App` (routes
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -29,7 +30,14 @@ from fal_notebook.errors import AppError, FalError
 from fal_notebook.failures import HANDLERS, Answers, note_result
 from fal_notebook.image import requirement_layers
 from fal_notebook.openapi import decorate
-from fal_notebook.origin import Provenance, attribute_where, class_where, code_where
+from fal_notebook.origin import (
+    Provenance,
+    attribute_where,
+    class_text,
+    class_where,
+    code_where,
+    written_twice,
+)
 from fal_notebook.sockets import Socket, add_sockets, refuse_unknown, socket_problem
 from fal_notebook.wire import AppSpec, AuthMode, EndpointSpec, ScaleSpec
 
@@ -57,6 +65,7 @@ def describe(cls: type[App], *, source: str | None = None, provenance: Provenanc
             code="app.no_endpoint",
         )
     _check_paths(cls, endpoints, provenance)
+    _check_names(cls, source, provenance)
     machines, auth = setting(cls, "machine_type"), setting(cls, "app_auth")
     return AppSpec(
         class_name=cls.__name__,
@@ -154,6 +163,21 @@ def _check_paths(cls: type[App], endpoints: list[EndpointSpec], provenance: Prov
             )
 
 
+def _check_names(cls: type[App], source: str | None, provenance: Provenance | None) -> None:
+    text = class_text(cls, source=source, provenance=provenance)
+    hidden = written_twice(text) if text else None
+    if hidden is not None:
+        name, first, second = hidden
+        place = class_where(cls, source=source, provenance=provenance, name=name)
+        raise AppError(
+            f"`{name}` is written twice in `{cls.__name__}` (lines {first} and {second}); only the second would answer.",
+            fix="Give each endpoint a method name of its own.",
+            where=dataclasses.replace(place, line=second),
+            code="app.duplicate_method",
+            details={"method": name, "lines": [first, second]},
+        )
+
+
 def endpoint_hints(cls: type[App], name: str, *, provenance: Provenance | None = None) -> dict[str, Any]:
     """Return the resolved annotations of an endpoint, also where they are only text.
 
@@ -222,8 +246,9 @@ def build_app(target: App | type[App], *, wrap: Wrap | None = None) -> FastAPI:
 
 def _socket(cls: type[App], mark: EndpointMark, method: Callable[..., Any], wrap: Wrap | None) -> Socket:
     func: Any = getattr(method, "__func__", method)
-    hints = _hints(cls, func.__name__, method)
-    spec = EndpointSpec(path=mark.path, method=func.__name__, protocol=mark.protocol)
+    name = next((name for name, known, _ in endpoints_of(cls) if known is func), func.__name__)
+    hints = _hints(cls, name, method)
+    spec = EndpointSpec(path=mark.path, method=name, protocol=mark.protocol)
     problem = socket_problem(mark, func, hints)
     if problem:
         raise AppError(
