@@ -13,6 +13,6 @@ __all__ = ["Audio", "AudioField"]
 
 
 class Audio(File):
-    """A audio file; forms show a picker for it in inputs, and a player in answers."""
+    """An audio file."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"ui": {"field": "audio"}})

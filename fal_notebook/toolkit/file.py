@@ -43,7 +43,7 @@ _HIDE: dict[str, Any] = {"ui": {"hidden": True}}
 
 
 class File(BaseModel):
-    """A file that can be fetched; a plain URL is accepted where one is wanted."""
+    """A file that can be downloaded."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"ui": {"field": "file"}})
 
@@ -221,11 +221,12 @@ class PendingFile:
 
 
 class CompressedFile(File):
-    """A zip archive; iterating it yields the paths of what is in it."""
+    """A zip archive."""
 
     extract_dir: str | None = Field(default=None, exclude=True, repr=False, json_schema_extra=_HIDE)
 
     def __iter__(self) -> Iterator[Path]:  # type: ignore[override]  # as in fal
+        """Yield the paths of what is in it."""
         return iter(sorted(self._extracted().iterdir()))
 
     def glob(self, pattern: str) -> Iterator[Path]:

@@ -78,7 +78,7 @@ def get_image_size(source: ImageSizeInput) -> ImageSize:
 
 
 class Image(File):
-    """An image; forms show a picker for it in inputs, and the image itself in answers."""
+    """An image file."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"ui": {"field": "image"}})
 

@@ -13,6 +13,6 @@ __all__ = ["Video", "VideoField"]
 
 
 class Video(File):
-    """A video file; forms show a picker for it in inputs, and a player in answers."""
+    """A video file."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"ui": {"field": "video"}})

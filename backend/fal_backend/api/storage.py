@@ -243,7 +243,8 @@ class Storage:
         base, path = self._base(asked, who), _path(row)
         limits = self._files.limits
         if is_multipart:
-            expires = int(time.time() + limits.open_s)
+            # The row ends an upload that nobody goes on with; the address only has to last as long.
+            expires = int(time.time() + max(TOKEN_S, limits.open_s))
             path += f"/multipart/{row.upload}"
             grant = Grant(_MULTIPART, path, expires, limits.file_bytes, "")
         else:
