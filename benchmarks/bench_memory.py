@@ -11,14 +11,18 @@ MB = 1024 * 1024
 APP = """
 import time
 import fal
+from pydantic import BaseModel
+
+class In(BaseModel):
+    wait: float = 0.0
 
 class Many(fal.App):
     machine_type = "XS"
     max_concurrency = 20
 
     @fal.endpoint("/")
-    def run(self, wait: float = 0.0) -> dict:
-        time.sleep(wait)
+    def run(self, inp: In) -> dict:
+        time.sleep(inp.wait)
         return {}
 """
 

@@ -28,6 +28,9 @@ from fal_notebook.places import Places
 
 __all__ = ["Cell", "Notebook", "Stack", "alive", "process_ids_with", "stack", "wait_for"]
 
+# One client, for its TLS settings cost more than a call; no connection is kept, for backends come and go.
+_CALLER = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+
 FAL_NB = [sys.executable, "-m", "fal_notebook.cli"]
 
 
