@@ -30,6 +30,9 @@ _HOPS = 5
 _BLOCK = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ONLY_SAME_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
+Resolver = Callable[[str, int], list[str]]
+"""Returns the addresses of a host, all of them good to connect to; raises DownloadError."""
+
 _AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 
 
@@ -50,11 +53,12 @@ def fetch(
     headers: Mapping[str, str] | None = None,
     limit: int | None = None,
     on_headers: Callable[[Mapping[str, str]], None] | None = None,
+    resolver: Resolver = resolve,
     timeout_s: float = _TIMEOUT_S,
 ) -> Fetched:
     """Fetch a URL into a file, whole or not at all.
 
-    limit: bytes; on_headers may raise before the body comes. Raises: DownloadError.
+    limit: bytes; on_headers may raise before the body comes; resolver judges names. Raises: DownloadError.
     """
     if url.lower().startswith("data:"):
         data = _decoded(url)
@@ -71,7 +75,7 @@ def fetch(
         sent = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **(headers or {})}
         if here != origin:
             sent = {name: value for name, value in sent.items() if name.lower() not in _ONLY_SAME_ORIGIN}
-        with _response(current, parts, sent, timeout_s) as response:
+        with _response(current, parts, sent, resolver, timeout_s) as response:
             found = {name.lower(): value for name, value in response.getheaders()}
             if response.status in _REDIRECTS and "location" in found:
                 current = urljoin(current, found["location"])
@@ -97,9 +101,9 @@ def _parsed(url: str) -> SplitResult:
 
 @contextlib.contextmanager
 def _response(
-    url: str, parts: SplitResult, headers: Mapping[str, str], timeout_s: float
+    url: str, parts: SplitResult, headers: Mapping[str, str], resolver: Resolver, timeout_s: float
 ) -> Iterator[http.client.HTTPResponse]:
-    connection, target, host = _connection(url, parts, timeout_s)
+    connection, target, host = _connection(url, parts, resolver, timeout_s)
     try:
         sent = {**{name: value for name, value in headers.items() if name.lower() != "host"}, "Host": host}
         connection.request("GET", target, headers=sent)
@@ -111,7 +115,7 @@ def _response(
 
 
 def _connection(
-    url: str, parts: SplitResult, timeout_s: float
+    url: str, parts: SplitResult, resolver: Resolver, timeout_s: float
 ) -> tuple[http.client.HTTPConnection, str, str]:
     platform = Platform.here()
     own = platform.own_target(url) if platform is not None else None
@@ -122,7 +126,7 @@ def _connection(
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     name = f"[{host}]" if ":" in host else host
     named = name if parts.port is None else f"{name}:{parts.port}"
-    return _Pinned(host, port, resolve(host, port), parts.scheme == "https", timeout_s), target, named
+    return _Pinned(host, port, resolver(host, port), parts.scheme == "https", timeout_s), target, named
 
 
 class _Pinned(http.client.HTTPConnection):
