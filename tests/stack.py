@@ -197,7 +197,7 @@ class Stack:
         content = None if body is None else json.dumps(body)
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
-        return httpx.request(
+        return _CALLER.request(
             method, base.rstrip("/") + path, content=content, headers=sent, timeout=timeout_s
         )
 
