@@ -218,7 +218,6 @@ class App:
     _fal_keywords: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, *, name: str | None = None, **keywords: Any) -> None:
-        __tracebackhide__ = True  # IPython then shows the user's lines alone
         super().__init_subclass__()
         if cls.__init__ is not App.__init__:
             raise OverrideError(
@@ -239,7 +238,6 @@ class App:
         cls.app_name = name or cls.app_name or derive_name(cls.__name__)
 
     def __init__(self) -> None:
-        __tracebackhide__ = True
         raise InstantiationError(f"An App runs on a runner: `%fal run {type(self).__name__}`.")
 
     @property

@@ -25,6 +25,7 @@ __all__ = [
     "class_where",
     "code_where",
     "own_functions",
+    "written_twice",
 ]
 
 
@@ -118,6 +119,26 @@ def code_where(
 ) -> Where:
     """Return the place of a line of compiled code; without a line, of its first one."""
     return _where(code.co_filename, line or code.co_firstlineno, name, provenance)
+
+
+def written_twice(text: ClassText) -> tuple[str, int, int] | None:
+    """Return the first endpoint that a later method of the same name hides, and the lines of both."""
+    seen: dict[str, int] = {}
+    for node in text.node.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        if node.name in seen:
+            return node.name, seen[node.name], first
+        if any(map(_is_endpoint, node.decorator_list)):
+            seen[node.name] = first
+    return None
+
+
+def _is_endpoint(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in ("endpoint", "realtime")
 
 
 def _class_place(text: ClassText, line: int, name: str, cls: type, provenance: Provenance | None) -> Where:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from fal_notebook.commands.results import AppsListed, Check, Diagnosed, MachinesListed, RunnersListed
-from fal_notebook.render.words import age, app_state, runner_state, seconds
+from fal_notebook.render.words import age, app_state, runner_state, seconds, short
 from fal_notebook.wire import AppSummary, MachineType, RunnerInfo, RunnerState
 
 __all__ = ["Listed", "rows_of"]
@@ -45,7 +45,7 @@ def _app(app: AppSummary) -> tuple[str, ...]:
         app.alias,
         state,
         str(app.auth_mode),
-        app.revision or "none",
+        short(app.revision) if app.revision else "none",
         str(app.active_runners),
         ",".join(app.machine_types),
         age(app.deployed_at),

@@ -46,7 +46,7 @@ def card(progress: Progress) -> str:
     if progress.log and head.kind in (Kind.BUSY, Kind.ERR):
         shown = progress.log if head.kind is Kind.ERR else progress.log[-3:]
         lines += ["", "Log:", *(f"  {line}" for line in shown)]
-    if progress.problems and progress.serving and deployment is not None and not deployment.ephemeral:
+    if _still_serving(progress):
         lines += ["", f"Revision {progress.serving} keeps serving."]
     return "\n".join(lines)
 
@@ -73,7 +73,13 @@ def _track(track: Sequence[Step]) -> str:
 
 def status_line(progress: Progress) -> str:
     """Return the state in one line."""
-    return f"{progress.title}: {face(progress).word}"
+    rest = f"; revision {progress.serving} keeps serving" if _still_serving(progress) else ""
+    return f"{progress.title}: {face(progress).word}{rest}"
+
+
+def _still_serving(progress: Progress) -> bool:
+    deployment = progress.deployment
+    return bool(progress.problems and progress.serving and deployment and not deployment.ephemeral)
 
 
 def problem(body: ErrorBody, frames: Sequence[Frame] = (), hidden: int = 0) -> str:

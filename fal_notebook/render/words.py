@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from fal_notebook.wire import AppState, RunnerState
 
-__all__ = ["age", "app_state", "count", "runner_state", "seconds", "size"]
+__all__ = ["age", "app_state", "count", "runner_state", "seconds", "short", "size"]
 
 _RUNNER = {
     RunnerState.PENDING: "Pending",
@@ -45,6 +45,11 @@ def size(value: int) -> str:
         if value < factor * 1000:
             return f"{value / factor:.1f} {unit}"
     return f"{value / 10**12:.1f} TB"
+
+
+def short(revision: str) -> str:
+    """Return the part of a revision's id that a person compares; JSON keeps the whole."""
+    return revision[:8]
 
 
 def count(number: int, noun: str) -> str:
