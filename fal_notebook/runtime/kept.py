@@ -150,6 +150,10 @@ class Answers:
         self._table: dict[str, Answer] = {}
         self._taken = asyncio.Event()
 
+    def knows(self, request_id: str) -> bool:
+        """Return whether there is one for this call, of whichever attempt."""
+        return request_id in self._table
+
     def find(self, request_id: str) -> Answer | None:
         """Return the answer, or the one in the making."""
         return self._table.get(request_id)

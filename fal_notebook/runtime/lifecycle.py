@@ -88,9 +88,10 @@ class _Life:
         self._phase = "check"
         self._manifest: BundleManifest | None = None
         self._front: Front | None = None
+        self._is_told_to_end = False
 
     def run(self) -> int:
-        signal.signal(signal.SIGTERM, _end_at_once)
+        signal.signal(signal.SIGTERM, self._end_at_once)
         self._ctl.start()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
@@ -172,7 +173,7 @@ class _Life:
 
     def _give_up(self, error: BaseException) -> int:
         """Tell the host why, unless this runner was told to end or had been ready."""
-        if isinstance(error, _EndAtOnceError):
+        if self._is_told_to_end:
             return 0
         if self._phase in ("check", "thaw", "setup", "server"):
             report = failure.explain(error, self._phase, self._manifest)
@@ -180,6 +181,14 @@ class _Life:
         else:
             log.error("the runner failed while %s", self._phase, exc_info=error)
         return 1
+
+    def _end_at_once(self, number: int, frame: FrameType | None) -> NoReturn:
+        """SIGTERM before the server is up: nothing to drain.
+
+        Noted as well as raised, because what it passes through may make another error of it.
+        """
+        self._is_told_to_end = True
+        raise _EndAtOnceError(0)
 
     def _say(self, record: dict[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"
@@ -205,11 +214,6 @@ def _be_a_plain_process() -> None:
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM before the server is up: nothing to drain."""
-    raise _EndAtOnceError(0)
 
 
 def _map(path: str) -> mmap.mmap:

@@ -74,31 +74,37 @@ class Front:
         if scope["type"] == "lifespan":
             await self._pass_lifespan(scope, receive, send)
             return
-        call = Call(self._read_id(scope), scope, send, asyncio.current_task())
+        request_id, is_queued = self._recognise(scope)
+        call = Call(request_id, scope, send, asyncio.current_task())
         scope[CALL] = call
-        if scope["type"] == "websocket":
-            await self._hold_session(call, receive)
-            return
-        # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
-        scope["asgi"]["spec_version"] = "2.4"
         try:
-            if not await self._admit(call, receive, send):
-                await refuse(call, send, 429, b"x-fal-nb-busy", _BUSY_BODY)
+            if scope["type"] == "websocket":
+                await self._hold_session(call, receive)
+            elif is_queued or self.answers.knows(request_id):
+                await self._serve_kept(call, receive, send)
+            else:
+                await self._serve(call, receive, send)
         finally:
             del scope[CALL]
 
-    async def _admit(self, call: Call, receive: Receive, send: Send) -> bool:
-        """Serve a call; False when it finds no slot."""
-        if call.scope["method"] in _BESIDE_THE_GATE or self._is_cancel_of_another(call):
-            await self._run(call, receive)
-        elif call.kind == "queue" or self.answers.find(call.request_id) is not None:
-            call.is_detached = True
-            return await self._detached.serve(call, receive, send)
-        elif self.calls.admit(call):
+    async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
+        scope = call.scope
+        # With 2.4 a stream needs no task of its own that listens for the caller's leaving: we cancel it.
+        scope["asgi"]["spec_version"] = "2.4"
+        if scope["method"] in _BESIDE_THE_GATE or self.calls.admit(call) or self._is_cancel_of_another(call):
             await self._run(call, receive)
         else:
-            return False
-        return True
+            await refuse(call, send, 429, b"x-fal-nb-busy", _BUSY_BODY)
+
+    async def _serve_kept(self, call: Call, receive: Receive, send: Send) -> None:
+        """Serve a call of the queue, or one that was sent before."""
+        if call.scope["method"] in _BESIDE_THE_GATE or self._is_cancel_of_another(call):
+            await self._serve(call, receive, send)
+            return
+        call.scope["asgi"]["spec_version"] = "2.4"
+        call.is_detached = True
+        if not await self._detached.serve(call, receive, send):
+            await refuse(call, send, 429, b"x-fal-nb-busy", _BUSY_BODY)
 
     async def _hold_session(self, call: Call, receive: Receive) -> None:
         """Serve a websocket, which takes one slot; one that finds none is refused in plain HTTP."""
@@ -109,7 +115,7 @@ class Front:
         try:
             await self._run(call, receive)
         finally:
-            del call.scope[CALL], call.scope[ON_DRAIN]
+            del call.scope[ON_DRAIN]
 
     def leave(self, call: Call) -> None:
         """Learn that a call's caller has left: its work ends, unless it is the queue's."""
@@ -138,12 +144,17 @@ class Front:
             if call.answer is not None:
                 self.answers.finish(call.answer, keep_s=_RESEND_S)
 
-    def _read_id(self, scope: Scope) -> str:
+    def _recognise(self, scope: Scope) -> tuple[str, bool]:
+        """Return a call's id and whether the queue makes it, in one pass over its headers."""
+        request_id, is_queued = "", False
         for name, value in scope["headers"]:
             if name == b"x-fal-request-id":
-                text: str = value.decode("latin-1")
-                return text
-        return f"local-{next(self._numbers)}"
+                request_id = value.decode("latin-1")
+            elif name == b"x-fal-nb-call":
+                is_queued = value == b"queue"
+                if request_id:
+                    break
+        return request_id or f"local-{next(self._numbers)}", is_queued
 
     def _is_cancel_of_another(self, call: Call) -> bool:
         """Tell whether this is fal's `POST <path>/cancel` for a call in flight."""
