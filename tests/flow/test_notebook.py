@@ -67,7 +67,7 @@ def test_a_card_has_our_data_then_html_then_text(notebook: Notebook) -> None:
     assert data["app"] == url.rpartition("/")[2]
     assert data["facts"]["endpoints"][0]["path"] == "/"
     assert "/" in json.loads(data["schema"])["paths"]
-    assert "http" not in json.dumps({key: value for key, value in data.items() if key != "schema"})
+    assert "://" not in json.dumps({key: value for key, value in data.items() if key != "schema"})
     assert "style=" in cell.mime("text/html")
     assert not re.search(r"<script|class=", cell.mime("text/html"))
 
