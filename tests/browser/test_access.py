@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.axe import violations
+from tests.browser.conftest import Lab, Session
 from tests.browser.stage import APP, CARDS, LOG, ME, PANEL_APPS, answer, card, detail, keep, show
 
 pytestmark = pytest.mark.browser
@@ -87,3 +88,44 @@ def test_web_pages_are_accessible(open_page: Open, theme: str) -> None:
         expect(page.locator(".fal-card")).to_be_visible()
         assert violations(page) == [], name
         keep(page, f"page-{name}.{theme}")
+
+
+THEMES = "lab/api/settings/@jupyterlab/apputils-extension:themes"
+CELL = """%%fal_app
+class Themed(fal.App):
+    keep_alive = 300
+
+    @fal.endpoint("/")
+    def run(self, text: str = "abc", times: int = 2) -> dict:
+        return {"text": text * times, "parts": [text] * times}
+"""
+
+
+def set_theme(lab: Lab, name: str) -> None:
+    lab.api("PUT", THEMES, {"raw": json.dumps({"theme": name})})
+
+
+@pytest.mark.timeout(400)
+def test_card_and_panel_are_accessible_in_jupyterlabs_own_themes(session: Session) -> None:
+    name = session.lab.notebook("%load_ext fal_notebook", CELL)
+    session.open(name)
+    session.run_all()
+    session.card()
+    session.page.keyboard.press("Control+s")
+    session.page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
+    try:
+        for theme in ("JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast"):
+            set_theme(session.lab, theme)
+            session.open(name)
+            session.page.locator(f'body[data-jp-theme-name="{theme}"]').wait_for(state="attached")
+            place = session.card()
+            place.get_by_role("button", name="Run").click()
+            expect(place).to_contain_text("200 OK", timeout=30_000)
+            session.page.locator('.jp-SideBar [data-id="fal-notebook-panel"]').click()
+            expect(session.page.locator("#fal-notebook-panel")).to_contain_text("Serving")
+            session.page.mouse.move(640, 5)
+            session.picture(f"lab-{theme.removeprefix('JupyterLab ').lower().replace(' ', '-')}")
+            assert violations(session.page, ".jp-OutputArea [data-lm-suppress-shortcuts]") == [], theme
+            assert violations(session.page, "#fal-notebook-panel") == [], theme
+    finally:
+        set_theme(session.lab, "JupyterLab Light")

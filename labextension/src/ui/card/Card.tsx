@@ -107,7 +107,13 @@ function CardBody(props: BodyProps): JSX.Element {
       )}
       {showsForm && detail && (
         <div class="fal-sec fal-sec-flush">
-          <LivePlayground transport={transport} detail={detail} note={face.mode === 'progress' ? 'from the previous version' : null} onAnswer={() => setRound(round + 1)} />
+          <LivePlayground
+            transport={transport}
+            detail={detail}
+            note={face.mode === 'progress' ? 'from the previous version' : null}
+            onAnswer={() => setRound(round + 1)}
+            onLogs={() => openLog(true)}
+          />
         </div>
       )}
       {transport && detail && !view.isGone && face.mode !== 'offline' && (

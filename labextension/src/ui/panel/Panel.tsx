@@ -143,7 +143,7 @@ function Row({ app, isOffline, host, instance }: { app: AppSummary; isOffline: b
         </span>
         <span class="sub" title={app.revision ? `revision ${app.revision}` : undefined}>
           {text}
-          {app.revision && !app.ephemeral ? `, revision ${shortId(app.revision)}` : ''}
+          {app.revision && !app.ephemeral ? `, rev ${shortId(app.revision)}` : ''}
         </span>
       </span>
       <span class="acts">

@@ -12,9 +12,10 @@ interface LiveProps {
   detail: AppDetail;
   note?: string | null;
   onAnswer?: () => void;
+  onLogs?: () => void;
 }
 
-export function LivePlayground({ transport, detail, note, onAnswer }: LiveProps): JSX.Element {
+export function LivePlayground({ transport, detail, note, onAnswer, onLogs }: LiveProps): JSX.Element {
   const declared = useMemo(() => new Set(detail.endpoints.map(endpoint => endpoint.path)), [detail.openapi]);
   const endpoints = useMemo(() => {
     const all = readEndpoints(detail.openapi);
@@ -54,6 +55,7 @@ export function LivePlayground({ transport, detail, note, onAnswer }: LiveProps)
         endpoint={endpoint}
         note={note}
         onAnswer={onAnswer}
+        onLogs={onLogs}
       />
     </>
   );

@@ -31,6 +31,8 @@ export interface PlaygroundProps {
   note?: string | null;
   /** Called when a request has ended. */
   onAnswer?: () => void;
+  /** Opens the log beside this form. */
+  onLogs?: () => void;
 }
 
 interface Kept {
@@ -140,6 +142,7 @@ export function Playground(props: PlaygroundProps): JSX.Element {
             problems={wasChecked || request.status === 422 ? Object.keys(form.problems).length : 0}
             onStart={props.transport.start && (() => void props.transport.start?.())}
             onAgain={run}
+            onLogs={props.onLogs}
           />
         </div>
       </div>

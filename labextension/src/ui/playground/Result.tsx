@@ -10,6 +10,8 @@ interface ResultProps {
   problems: number;
   onStart?: () => void;
   onAgain: () => void;
+  /** Shows what the runner wrote, where the place around has a log. */
+  onLogs?: () => void;
 }
 
 export function Result(props: ResultProps): JSX.Element {
@@ -160,6 +162,7 @@ function Failure(props: ResultProps): JSX.Element {
       {meaning && <div class="fal-sm fal-dim">{meaning}</div>}
       {!isInvalid && (
         <div class="fal-row fal-wrap fal-body-gap">
+          {props.onLogs && request.status === 500 && <Button dense label="Show logs" icon="logs" onClick={props.onLogs} />}
           <Button dense label="Run again" icon="refresh" onClick={props.onAgain} />
         </div>
       )}

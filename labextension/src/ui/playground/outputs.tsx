@@ -1,6 +1,6 @@
 // Results by what they are: members and values, image, audio, video, text, JSON tree.
 import type { JSX } from 'preact';
-import { useMemo, useState } from 'preact/hooks';
+import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { CopyButton, Icon } from '../base/parts';
 import type { IconName } from '../base/icons';
 import { bytes, count } from '../words';
@@ -138,9 +138,16 @@ export function MediaOutput({ name, media }: { name: string; media: Media }): JS
 }
 
 export function TextOutput(props: { name: string; text: string; note?: string; isLive?: boolean }): JSX.Element {
+  const box = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => {
+    // The newest words stay in sight while they come.
+    if (props.isLive && box.current) {
+      box.current.scrollTop = box.current.scrollHeight;
+    }
+  }, [props.text, props.isLive]);
   return (
     <Output icon="text" name={props.name} note={props.note ?? count(props.text.length, 'character')} copy={props.text}>
-      <div class="fal-text-out" tabIndex={0} aria-label={props.name} role="region">
+      <div ref={box} class="fal-text-out" tabIndex={0} aria-label={props.name} role="region">
         {props.text}
         {props.isLive && <span class="fal-caret" />}
       </div>
