@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import httpx
 import pytest
 
-from tests.stack import Stack, stack, wait_for
+from tests.stack import Notebook, Stack, stack, wait_for
 
 MB = 1024 * 1024
 QUOTA_MB = 24
@@ -480,3 +480,45 @@ def test_a_runners_token_ends_with_the_runner(backend: Stack) -> None:
 def test_the_store_of_the_runner_is_a_folder_of_the_account(backend: Stack) -> None:
     assert (backend.home / "data" / backend.owner / ".fal" / "kv.db").is_file()
     assert Path(backend.home / "data" / backend.owner / "here").is_dir()
+
+
+CELL = """
+from fal.toolkit import FAL_PERSISTENT_DIR, Image
+from pydantic import BaseModel
+
+KEPT = FAL_PERSISTENT_DIR / "from-a-cell"
+
+class SeenIn(BaseModel):
+    image: Image
+
+class SeenOut(BaseModel):
+    same: Image
+
+class Seen(fal.App):
+    machine_type = "XS"
+
+    @fal.endpoint("/")
+    def run(self, inp: SeenIn) -> SeenOut:
+        import os
+        from pathlib import Path
+        assert str(KEPT).startswith(os.environ["FAL_PERSISTENT_DIR"]), KEPT
+        Path(KEPT).mkdir(exist_ok=True)
+        return SeenOut(same=Image.from_bytes(Path(inp.image.save(KEPT / "in.png", overwrite=True)).read_bytes(), "png"))
+"""
+
+
+def test_the_toolkit_works_in_a_cell_and_in_the_app_that_the_cell_makes(backend: Stack) -> None:
+    notebook = Notebook(backend)
+    try:
+        _, url = notebook.run_app(CELL)
+        data = os.urandom(1000)
+        given = upload(backend, data, "in.png", **{"Content-Type": "image/png"}).json()["access_url"]
+        answer = backend.call(url, {"image": given})
+        assert answer.status_code == 200, answer.text
+        same = answer.json()["same"]["url"]
+        assert httpx.get(same).content == data
+        here = f"from fal.toolkit import File; print(File(url={same!r}).save('back.png').stat().st_size)"
+        assert notebook.run(here).text.strip().endswith("1000")
+    finally:
+        notebook.close()
+    assert (backend.home / "data" / backend.owner / "from-a-cell" / "in.png").is_file()
