@@ -98,16 +98,16 @@ function Head({ request, problems }: ResultProps): JSX.Element {
   const time = request.endedAfter !== null ? duration(request.endedAfter) : running_ms !== null && running_ms > 900 && now ? seconds(running_ms / 1_000) : '';
   const note = request.status === 422 && problems ? fieldsToCorrect(problems) : request.phase === 'cancelled' ? `by you after ${time}` : time;
   return (
-    <div class="fal-row fal-sm" role="status">
+    <div class="fal-row fal-wrap fal-sm" role="status">
       <Status kind={kind}>{word}</Status>
       <span class="fal-dim fal-num">{note}</span>
       {request.requestId && (
-        <>
-          <span class="fal-end fal-dim fal-mono fal-trunc" title={request.requestId}>
+        <span class="fal-row fal-end">
+          <span class="fal-dim fal-mono" title={request.requestId}>
             {shortId(request.requestId)}
           </span>
           <CopyButton text={request.requestId} label="Copy request id" />
-        </>
+        </span>
       )}
     </div>
   );
