@@ -71,6 +71,10 @@ class Clients(fal.App):
                 await asyncio.sleep(0.05)
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    @fal.realtime("/realtime")
+    def live(self, inp: In) -> Out:
+        return Out(y=4 * inp.x)
+
 class Held(fal.App):
     machine_type = "XS"
     max_concurrency = 1

@@ -62,3 +62,14 @@ def test_a_failed_result_is_a_validation_error(javascript: Call, way: str) -> No
 def test_a_request_that_waits_too_long_is_the_users_timeout(javascript: Call, way: str) -> None:
     told = javascript(way, "waits_too_long")
     assert (told["status"], told["isUserTimeout"]) == (504, True)
+
+
+@ways
+def test_upload(javascript: Call, way: str) -> None:
+    told = javascript(way, "upload")
+    assert told["text"] == "seven!!"
+    assert told["type"].startswith("text/plain")
+
+
+def test_realtime_by_a_replaced_websocket_and_a_token_provider(javascript: Call) -> None:
+    assert javascript("middleware", "realtime") == {"answers": [4, 8, 12]}
