@@ -7,7 +7,7 @@ work has truly ended, whoever has left meanwhile; calls that pass the gate are l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fal_notebook.runtime.kept import Answer
@@ -150,6 +150,10 @@ class Calls:
         """Return a call in flight."""
         return self._calls.get(request_id)
 
+    def running(self) -> list[Call]:
+        """Return the calls that hold a slot, from any thread."""
+        return list(self._calls.values())
+
     def cancel(self, call: Call, *, must_end: bool = True) -> None:
         """Cancel a call once; fal's `<path>/cancel` of the App goes before our own way.
 
@@ -182,16 +186,15 @@ class Calls:
         if self.is_draining:
             return
         self.is_draining = True
-        for call in list(self._calls.values()):
+        for call in self.running():
             if call.on_drain is not None:
                 call.on_drain()
 
     def listing(self) -> list[dict[str, Any]]:
         """Return what is in flight, from any thread."""
-        calls: Iterable[Call] = list(self._calls.values())
         return [
             {"request_id": call.request_id, "attempt": call.attempt, "kind": call.kind, "state": call.state}
-            for call in calls
+            for call in self.running()
         ]
 
 

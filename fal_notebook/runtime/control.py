@@ -43,13 +43,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer calls and stacks."""
         parts = self.path.strip("/").split("/")
         if self.path == "/calls":
-            self._answer(200, [*self.server.calls.listing(), *self.server.answers.listing()])
+            self._answer(200, self._listing())
         elif _names_answer(parts):
             self._give(unquote(parts[1]), int(parts[2]))
         elif self.path == "/stacks":
             self._answer_text(200, "text/plain; charset=utf-8", _stacks())
         else:
             self._answer(404, {"detail": f"no {self.path} here"})
+
+    def _listing(self) -> list[dict[str, Any]]:
+        """Return each call once; one that is answered is done, whatever its App does afterwards."""
+        found = [*self.server.calls.listing(), *self.server.answers.listing()]
+        return list({item["request_id"]: item for item in found}.values())
 
     def do_POST(self) -> None:
         """Cancel a call, or drain."""

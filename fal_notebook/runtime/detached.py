@@ -30,6 +30,7 @@ class Detached:
         self._calls = calls
         self._answers = answers
         self._run = run
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> bool:
         """Answer a call by running it or with what is known of it; False when there is no slot for it."""
@@ -43,10 +44,17 @@ class Detached:
             await self._supersede(known)
         if not self._calls.admit(call):
             return False
-        answer = await self._work(call, receive)
-        if answer is not None:
+        body = await self._take_body(call, receive)
+        if body is not None:
+            answer = self._begin(call, body)
+            await answer.wait()
             await self._deliver(call, answer, send)
         return True
+
+    async def wait_ended(self) -> None:
+        """Wait until all work has ended, also what the App does after its answer."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _attach(self, call: Call, answer: Answer, receive: Receive, send: Send) -> None:
         if await _read_body(receive) is not None:
@@ -61,23 +69,28 @@ class Detached:
         await older.wait()
         self._answers.drop(older.request_id, older.attempt)
 
-    async def _work(self, call: Call, receive: Receive) -> Answer | None:
-        """Run an admitted call; None when its caller left before it had sent the body."""
-        body = await self._take_body(call, receive)
-        if body is None:
-            return None
+    def _begin(self, call: Call, body: bytes) -> Answer:
+        """Run an admitted call in a task of its own: the connection's would wait for background work too."""
         answer = self._answers.open(call.request_id, call.attempt)
         call.send_to(answer.record)
+        call.task = asyncio.get_running_loop().create_task(self._work(call, body, answer))
+        self._tasks.add(call.task)
+        call.task.add_done_callback(self._tasks.discard)
+        return answer
+
+    async def _work(self, call: Call, body: bytes, answer: Answer) -> None:
         try:
-            await self._run(call, _replay(body))
+            if call.is_cancelled:  # while its body came
+                self._calls.end(call)
+            else:
+                await self._run(call, _replay(body))
         except Exception:
             log.exception("the app broke off its answer")
         finally:
             self._answers.finish(answer, instead=CANCELLED if call.is_cancelled else FAILED)
-        return answer
 
     async def _take_body(self, call: Call, receive: Receive) -> bytes | None:
-        body = None
+        body, call.task = None, None
         try:
             body = await _read_body(receive)
         finally:

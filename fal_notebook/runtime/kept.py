@@ -1,8 +1,9 @@
 """Answers that outlive their connection: recorded as the App sends them, kept until somebody has stored them.
 
-Rules: the table is the event loop's; an answer that is done never changes, so any thread may read it. Up to 1 MiB of a
-body stays in memory, a longer one lies in a file without a name in the runner's own folder and is gone with the last
-who reads it. Kept until dropped, at most ten minutes.
+Rules: the table is the event loop's; an answer that is done never changes, so any thread may read it. It is done with
+the last byte of its body, though the work may go on. Up to 1 MiB of a body stays in memory, and 64 MiB of all together;
+more lies in a file without a name in the runner's own folder and is gone with the last who reads it. Kept until
+dropped, at most ten minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = ["CANCELLED", "FAILED", "KEEP_S", "Answer", "Answers"]
 
 KEEP_S = 600.0
 _MEMORY_BYTES = 1 << 20
+_ALL_MEMORY_BYTES = 64 << 20
 _CHUNK_BYTES = 256 * 1024
 _BODILESS = (204, 205, 304)
 FAILED = (500, b'{"detail":"Internal Server Error"}')
@@ -32,7 +34,15 @@ Message = MutableMapping[str, Any]
 class Answer:
     """What one attempt at a call has answered, or will."""
 
-    def __init__(self, request_id: str, attempt: int, folder: Path | None, *, is_listed: bool = True) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        attempt: int,
+        folder: Path | None,
+        *,
+        is_listed: bool = True,
+        memory_bytes: int = _MEMORY_BYTES,
+    ) -> None:
         self.request_id = request_id
         self.attempt = attempt
         self.is_listed = is_listed
@@ -44,8 +54,9 @@ class Answer:
         self.status = 500
         self.size_bytes = 0
         self._headers: Headers = []
-        self._is_whole = False
+        self.expiry: asyncio.TimerHandle | None = None
         self._folder = folder
+        self._memory_bytes = memory_bytes
         self._memory: list[bytes] = []
         self._spill: _Spill | None = None
         self._waiting: list[Callable[[Answer], None]] = []
@@ -60,11 +71,12 @@ class Answer:
             ]
         elif message["type"] == "http.response.body":
             self._add(bytes(message.get("body", b"")))
-            self._is_whole = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                self._settle()
 
     def _add(self, chunk: bytes) -> None:
         self.size_bytes += len(chunk)
-        if self._spill is None and (self.size_bytes <= _MEMORY_BYTES or self._folder is None):
+        if self._spill is None and (self.size_bytes <= self._memory_bytes or self._folder is None):
             self._memory.append(chunk)
             return
         if self._spill is None:
@@ -75,14 +87,22 @@ class Answer:
         self._spill.write(chunk)
 
     def finish(self, instead: tuple[int, bytes] = FAILED) -> None:
-        """End the recording and tell who waits.
+        """End the recording.
 
         instead: status and JSON body in place of half an answer, of which nobody has seen anything.
         """
-        if not self._is_whole:
+        if not self.is_done:
             self.status, body = instead
             self._headers = [(b"content-type", b"application/json")]
             self._memory, self._spill, self.size_bytes = [body], None, len(body)
+            self._settle()
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory it takes."""
+        return self.size_bytes if self._spill is None else 0
+
+    def _settle(self) -> None:
         self.is_done = True
         waiting, self._waiting = self._waiting, []
         for tell in waiting:
@@ -149,6 +169,7 @@ class Answers:
         self._folder = folder
         self._table: dict[str, Answer] = {}
         self._taken = asyncio.Event()
+        self._memory_bytes = 0
 
     def knows(self, request_id: str) -> bool:
         """Return whether there is one for this call, of whichever attempt."""
@@ -160,17 +181,27 @@ class Answers:
 
     def open(self, request_id: str, attempt: int, *, is_listed: bool = True) -> Answer:
         """Begin an answer in place of an older attempt's."""
-        answer = Answer(request_id, attempt, self._folder, is_listed=is_listed)
+        self._forget(self._table.get(request_id))
+        room = _ALL_MEMORY_BYTES - self._memory_bytes
+        answer = Answer(
+            request_id,
+            attempt,
+            self._folder,
+            is_listed=is_listed,
+            memory_bytes=max(0, min(_MEMORY_BYTES, room)),
+        )
         self._table[request_id] = answer
         return answer
 
     def finish(self, answer: Answer, *, keep_s: float = KEEP_S, instead: tuple[int, bytes] = FAILED) -> None:
         """End an answer and keep it for a while; `instead` as in `Answer.finish`."""
         answer.finish(instead)
+        if self._table.get(answer.request_id) is not answer:
+            return  # dropped already
+        self._memory_bytes += answer.memory_bytes
+        answer.expiry = asyncio.get_running_loop().call_later(keep_s, self._forget, answer)
         if answer.is_unwanted:
             self._forget(answer)
-        else:
-            asyncio.get_running_loop().call_later(keep_s, self._forget, answer)
 
     def drop(self, request_id: str, attempt: int) -> bool:
         """Forget an answer, when it is done; False where there is none of this attempt."""
@@ -218,7 +249,11 @@ class Answers:
             if item.is_done and item.is_listed
         ]
 
-    def _forget(self, answer: Answer) -> None:
-        if self._table.get(answer.request_id) is answer:
-            del self._table[answer.request_id]
+    def _forget(self, answer: Answer | None) -> None:
+        if answer is None or self._table.get(answer.request_id) is not answer:
+            return
+        del self._table[answer.request_id]
+        if answer.expiry is not None:
+            answer.expiry.cancel()  # or the loop would hold the body until then
+            self._memory_bytes -= answer.memory_bytes
         self._taken.set()

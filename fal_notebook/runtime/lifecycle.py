@@ -41,6 +41,9 @@ from fal_notebook.wire import BundleManifest
 
 __all__ = ["build_front", "live"]
 
+_SESSIONS_SHARE = 0.8
+"""Part of the grace period after which sessions are ended that do not come to their end."""
+
 log = logging.getLogger(__name__)
 
 
@@ -143,6 +146,8 @@ class _Life:
     async def _serve_until_term(self, server: Server, instance: App) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop, server, instance)
         await server.serve(sockets=[self._listener])
+        assert self._front is not None
+        await self._front.detached.wait_ended()
         await self._answers.wait_taken(self._settings.grace_s / 2)
 
     def _become_ready(self) -> None:
@@ -162,6 +167,10 @@ class _Life:
             instance.handle_exit()
         except Exception:
             log.exception("handle_exit() raised")
+        assert self._front is not None
+        asyncio.get_running_loop().call_later(
+            self._settings.grace_s * _SESSIONS_SHARE, self._front.end_sessions
+        )
         server.stop()
 
     def _tear_down(self, loop: asyncio.Runner, instance: App) -> None:

@@ -36,6 +36,7 @@ CALL = "fal_nb.call"
 """Key of the scope under which servers find the call."""
 _BUSY_BODY = b'{"detail":"Runner is busy"}'
 _KEEP_ALIVE_S = 3600
+_GOING_AWAY, _RESTART = 1001, 1012
 _RESEND_S = 10.0
 """How long the answer of a call whose connection broke is kept for the same call, sent again."""
 
@@ -67,7 +68,7 @@ class Front:
         self._on_end = on_end
         self._numbers = itertools.count(1)
         self._cancelling: set[asyncio.Task[None]] = set()
-        self._detached = Detached(calls, self.answers, self._run)
+        self.detached = Detached(calls, self.answers, self._run)
         calls.on_cancel = self._ask_app_to_cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +104,7 @@ class Front:
             return
         call.scope["asgi"]["spec_version"] = "2.4"
         call.is_detached = True
-        if not await self._detached.serve(call, receive, send):
+        if not await self.detached.serve(call, receive, send):
             await refuse(call, send, 429, b"x-fal-nb-busy", _BUSY_BODY)
 
     async def _hold_session(self, call: Call, receive: Receive) -> None:
@@ -116,6 +117,12 @@ class Front:
             await self._run(call, receive)
         finally:
             del call.scope[ON_DRAIN]
+
+    def end_sessions(self) -> None:
+        """End the sessions that have not come to their end by themselves."""
+        for call in self.calls.running():
+            if call.scope["type"] == "websocket":
+                call.interrupt()
 
     def leave(self, call: Call) -> None:
         """Learn that a call's caller has left: its work ends, unless it is the queue's."""
@@ -136,7 +143,7 @@ class Front:
             if not call.is_cancelled or call.task is None:
                 raise
             call.task.uncancel()
-            await _answer_cancelled(call)
+            await _answer_cancelled(call, close_code=_RESTART if self.calls.is_draining else _GOING_AWAY)
         finally:
             call.task = None  # or each call would be garbage in a circle: task, context, call, task
             self.calls.end(call)
@@ -209,13 +216,13 @@ class Front:
             call.is_cancelled = False
 
 
-async def _answer_cancelled(call: Call) -> None:
+async def _answer_cancelled(call: Call, *, close_code: int) -> None:
     """Answer 499 where an answer is still possible; a half-sent one is cut by the server."""
     if call.has_started_answer:
         return
     if call.scope["type"] == "websocket":
         with contextlib.suppress(OSError, RuntimeError):
-            await call.send({"type": "websocket.close", "code": 1001, "reason": "cancelled"})
+            await call.send({"type": "websocket.close", "code": close_code})
         return
     status, body = CANCELLED
     length = str(len(body)).encode()

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="zygotes exist o
 SOURCE = """
 import asyncio, os, time
 import fal_notebook as fal
+from fastapi import BackgroundTasks
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -73,6 +74,11 @@ class Demo(fal.App):
             yield b"half"
             raise ValueError("no more")
         return StreamingResponse(parts())
+
+    @fal.endpoint("/after")
+    async def after(self, i: In, background: BackgroundTasks) -> dict:
+        background.add_task(wait_for, i.gate)
+        return {"answered": True}
 
     @fal.endpoint("/runs")
     async def count(self) -> int:
@@ -288,3 +294,15 @@ def test_a_runner_told_to_end_waits_for_detached_work_and_for_its_reader(
     status, _, body = kept(runner)
     assert (status, json.loads(body)["runs"]) == (200, 1)
     assert runner.wait_end() == 0
+
+
+def test_an_answer_does_not_wait_for_what_the_app_does_afterwards(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    runner = start()
+    gate = tmp_path / "go"
+    assert queue(runner, "/after", {"gate": str(gate)})[2] == b'{"answered":true}'
+    assert calls(runner) == [{"request_id": "q1", "attempt": 1, "kind": "queue", "state": "done"}]
+    assert runner.call("/", {}, request_id="other")[0] == 429, "its slot is taken until the work has ended"
+    gate.touch()
+    wait_until(lambda: runner.call("/", {}, request_id="other")[0] == 200)

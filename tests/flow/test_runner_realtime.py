@@ -379,3 +379,13 @@ async def test_a_path_that_does_not_exist_is_404(start: Callable[..., Runner]) -
     assert caught.value.response.status_code == 404
     assert caught.value.response.body == b'{"detail":"Path /nowhere not found"}'
     await until_free(runner)
+
+
+async def test_a_stream_without_end_is_ended_before_the_grace_is_over(start: Callable[..., Runner]) -> None:
+    runner = start(grace_s=1.0)
+    async with session(runner, "/forever") as connection:
+        await say(connection, n=1)
+        await hear(connection)
+        runner.send(signal.SIGTERM)
+        assert await close_code(connection) == 1012
+    assert runner.wait_end() == 0
