@@ -174,3 +174,20 @@ def ask(path, body=None, method="POST"):
     return asyncio.run(call())
 out = None
 """
+
+
+def uses(expression: str, made: str) -> list[str]:
+    """Return cells with an App whose endpoint evaluates an expression; made defines what it uses."""
+    return [
+        PREFACE,
+        made,
+        f"""
+class Uses(fal.App):
+    def helper(self):
+        return 1
+
+    @fal.endpoint("/")
+    def run(self, inp: In) -> dict:
+        return {{"x": str({expression})}}
+""",
+    ]
