@@ -6,6 +6,7 @@ endpoint's annotations say is read once, when the App is built. Source: fal SDK,
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc
 import functools
 import inspect
@@ -22,7 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from fal_notebook.app import FROM_ANNOTATION, EndpointMark, Realtime
 from fal_notebook.failures import print_traceback
-from fal_notebook.sessions import Form, Mode, Session
+from fal_notebook.sessions import ON_DRAIN, Form, Mode, Session
 
 __all__ = ["Socket", "add_sockets", "form_of", "refuse_unknown", "socket_problem"]
 
@@ -33,7 +34,7 @@ _ASYNC_ITERATORS = (
 )
 _ITERATORS = (collections.abc.Iterator, collections.abc.Iterable, collections.abc.Generator)
 _REFERENCE = "#/components/schemas/{model}"
-_INTERNAL_ERROR = 1011
+_INTERNAL_ERROR, _RESTART = 1011, 1012
 
 
 class Socket:
@@ -67,19 +68,23 @@ class Socket:
         await Session(websocket, self._call, self.mark.realtime, self.form).run()
 
     def _raw(self) -> Callable[..., Any]:
-        """Return the method with resolved types; what it raises closes the connection with 1011."""
+        """Return the method with resolved types.
+
+        What it raises closes the connection with 1011; a runner that is to end closes it with 1012.
+        """
 
         @functools.wraps(self.method)
         async def serve(*args: Any, **kwargs: Any) -> None:
+            ends = [_End(each) for each in (*args, *kwargs.values()) if isinstance(each, WebSocket)]
             try:
                 await self._call(*args, **kwargs)
             except WebSocketDisconnect:
                 return
             except Exception as error:  # noqa: BLE001 (the root of the App's work on this connection)
-                print_traceback(error)
-                for socket in (*args, *kwargs.values()):
-                    if isinstance(socket, WebSocket):
-                        await _close(socket)
+                if not any(end.has_begun for end in ends):
+                    print_traceback(error)
+                for end in ends:
+                    await end.close(_INTERNAL_ERROR)
 
         signature = inspect.signature(self.method)
         parameters = [
@@ -90,11 +95,31 @@ class Socket:
         return serve
 
 
-async def _close(websocket: WebSocket) -> None:
-    try:
-        await websocket.close(_INTERNAL_ERROR)
-    except (RuntimeError, WebSocketDisconnect):
-        return  # closed already
+class _End:
+    """The end of a raw websocket, when it is not the App that brings it."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._closing: asyncio.Task[None] | None = None
+        ask = websocket.scope.get(ON_DRAIN)
+        if ask is not None:
+            ask(self._leave)
+
+    @property
+    def has_begun(self) -> bool:
+        return self._closing is not None
+
+    def _leave(self) -> None:
+        """Close, because the runner is to end: the App's next receive or send tells it."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self.close(_RESTART))
+
+    async def close(self, code: int) -> None:
+        """Close; one that is closed stays so."""
+        try:
+            await self._websocket.close(code)
+        except (RuntimeError, WebSocketDisconnect):
+            return
 
 
 def refuse_unknown(api: FastAPI) -> None:

@@ -37,6 +37,11 @@ class ServeArguments:
     home: str | None = flag("Data folder (FAL_NB_HOME)", metavar="FOLDER")
     tls: bool = flag("Answer https too, with a certificate authority of its own", default=False)
     tls_port: int | None = flag("Port for https; without it 8781, or the next free one", metavar="PORT")
+    key_rate: float | None = flag("Calls a second with one key (20000; 0: no limit)", metavar="N")
+    address_rate: float | None = flag(
+        "Calls a second without a key from one address (1000, none for this machine; 0: no limit)",
+        metavar="N",
+    )
     background: bool = flag("Return once it answers; it goes on", default=False)
     allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")
 
@@ -68,6 +73,8 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
     flags += ["--tls"] if args.tls else []
     if args.tls_port is not None:
         flags += ["--tls-port", str(args.tls_port), "--tls-port-strict"]
+    for name, rate in (("--key-rate", args.key_rate), ("--address-rate", args.address_rate)):
+        flags += [name, f"{rate:g}"] if rate is not None else []
     for origin in args.allow_origin:
         flags += ["--allow-origin", origin]
     child = start_backend(places, flags)

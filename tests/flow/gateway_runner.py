@@ -119,6 +119,16 @@ async def die_mid_answer(scope: Any, receive: Any, send: Any) -> None:
     os._exit(1)
 
 
+async def words(scope: Any, receive: Any, send: Any) -> None:
+    """Send what the query says, in hexadecimal parts."""
+    await read_body(receive)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    for part in dict(_query(scope))["parts"].split("-"):
+        await send({"type": "http.response.body", "body": bytes.fromhex(part), "more_body": True})
+        await asyncio.sleep(0.02)
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def facts(scope: Any, receive: Any, send: Any) -> None:
     answer = {"pid": os.getpid(), "started": STARTED, "gone": GONE, "now": time.time()}
     await reply(send, 200, json.dumps(answer).encode())
@@ -150,6 +160,7 @@ ROUTES = {
     "die": die,
     "die-mid-answer": die_mid_answer,
     "facts": facts,
+    "words": words,
     "busy": busy,
     "status": status,
 }
@@ -166,26 +177,36 @@ async def session(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/hello":
         await send({"type": "websocket.send", "text": "hello"})
     while (message := await receive())["type"] == "websocket.receive":
-        text, data = message.get("text"), message.get("bytes")
-        if text == "head":
-            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-            seen = {"path": scope["path"], "query": scope["query_string"].decode(), "headers": headers}
-            await send({"type": "websocket.send", "text": json.dumps(seen)})
-        elif text == "flood":
-            for _ in range(200):
-                await send({"type": "websocket.send", "bytes": b"x" * 100_000})
-        elif text == "slow":
-            await asyncio.sleep(0.5)
-        elif text == "close":
-            await send({"type": "websocket.close", "code": 4001, "reason": "asked"})
-            return
-        elif text == "die":
-            os._exit(1)
-        elif text is not None:
-            await send({"type": "websocket.send", "text": text})
+        act = ACTS.get(message.get("text") or "")
+        if act is not None:
+            await act(scope, send)
+        elif message.get("text") is not None:
+            await send({"type": "websocket.send", "text": message["text"]})
         else:
-            await send({"type": "websocket.send", "bytes": data})
+            await send({"type": "websocket.send", "bytes": message["bytes"]})
     GONE.append(STARTED[-1])
+
+
+async def tell_head(scope: Any, send: Any) -> None:
+    headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+    seen = {"path": scope["path"], "query": scope["query_string"].decode(), "headers": headers}
+    await send({"type": "websocket.send", "text": json.dumps(seen)})
+
+
+async def flood(scope: Any, send: Any) -> None:
+    for _ in range(200):
+        await send({"type": "websocket.send", "bytes": b"x" * 100_000})
+
+
+async def close(scope: Any, send: Any) -> None:
+    await send({"type": "websocket.close", "code": 4001, "reason": "asked"})
+
+
+async def die_in_session(scope: Any, send: Any) -> None:
+    os._exit(1)
+
+
+ACTS = {"head": tell_head, "flood": flood, "close": close, "die": die_in_session}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

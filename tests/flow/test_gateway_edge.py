@@ -159,7 +159,9 @@ async def test_one_address_gets_so_many_connections_and_no_more() -> None:
     async with rig(Limits(address_connections=3)) as house:
         opened = [await asyncio.open_connection("127.0.0.1", house.port) for _ in range(3)]
         await eventually("three connections", lambda: house.edge.addresses == {"127.0.0.1": 3})
-        assert (await house.talk(b"")).startswith(b"HTTP/1.1 503")
+        refused = await house.talk(b"")
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1\r\n" in refused
         for _, writer in opened:
             writer.close()
         await eventually("none left", lambda: house.edge.addresses == {})

@@ -173,7 +173,6 @@ async def test_a_caller_that_vanishes_frees_the_slot_when_the_work_has_ended() -
         async with opened(house) as socket:
             assert socket.response is not None
             runner.control.running.append(socket.response.headers["x-fal-request-id"])
-            await socket.send("slow")
             socket.transport.abort()
         await eventually("the runner is asked", lambda: house.load.running == 1)
         await asyncio.sleep(0.1)
@@ -303,8 +302,44 @@ async def test_a_stream_over_a_websocket_comes_as_it_is_made_and_ends_with_its_c
 
 
 @on_uvloop
+async def test_parts_are_text_where_they_can_be_and_never_look_like_words_of_ours() -> None:
+    async with rig() as house:
+        house.route()
+        await house.runner()
+        false_end = b'{"type": "end", "request_id": "x"}'
+        cases: list[tuple[bytes, list[str | bytes]]] = [
+            (b"c3-a4", ["\u00e4"]),
+            (false_end.hex().encode(), [false_end]),
+            (b"61-c3-ff-62", ["a", b"\xc3\xff", b"b"]),
+            (b"61-c3", ["a", b"\xc3"]),
+        ]
+        for parts, expected in cases:
+            async with opened(house, f"/ws/me/app/words?parts={parts.decode()}") as socket:
+                await socket.send("{}")
+                assert json.loads(await socket.recv())["type"] == "start"
+                got = [await socket.recv() for _ in expected]
+                assert got == expected, parts
+                assert json.loads(await socket.recv())["type"] == "end"
+
+
+@on_uvloop
+async def test_an_answer_that_breaks_off_closes_the_websocket() -> None:
+    async with rig() as house:
+        house.route()
+        await house.runner()
+        async with opened(house, "/ws/me/app/die-mid-answer") as socket:
+            await socket.send("{}")
+            assert json.loads(await socket.recv())["type"] == "start"
+            assert await socket.recv() == b"half"
+            with pytest.raises(websockets.ConnectionClosedError, match="1011"):
+                await socket.recv()
+
+
+@on_uvloop
 async def test_calls_beyond_the_rate_of_a_key_or_an_address_get_429() -> None:
-    async with rig(rates=RateLimits(key_per_s=0.1, address_per_s=0.1, is_loopback_counted=True, burst_s=20)) as house:
+    async with rig(
+        rates=RateLimits(key_per_s=0.1, address_per_s=0.1, is_loopback_counted=True, burst_s=20)
+    ) as house:
         house.route()
         house.route("mine", auth=AuthMode.SHARED)
         await house.runner(width=4)

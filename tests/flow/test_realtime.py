@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.stack import Stack, stack, wait_for
 
@@ -143,6 +145,22 @@ def told(served: Stack, case: str) -> Any:
 def test_fal_client_speaks_with_a_realtime_app(served: Stack, case: str, expected: Any) -> None:
     assert told(served, case) == expected
     wait_for("no session holds a slot", lambda: _in_flight(served) == 0)
+
+
+def test_a_new_revision_closes_the_sessions_of_the_old_one_for_coming_again(served: Stack) -> None:
+    url = f"{served.url.replace('http', 'ws')}/run/{served.owner}/live/raw"
+    key = {"Authorization": f"Key {served.key}"}
+    with connect(url, additional_headers=key, open_timeout=90, proxy=None) as old:
+        old.send("before")
+        assert old.recv() == "BEFORE"
+        served.deploy(APP.replace("upper()", "title()"), name="live.py", ref="Live")
+        with pytest.raises(ConnectionClosed) as closed:
+            old.recv(timeout=60)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    with connect(url, additional_headers=key, open_timeout=90, proxy=None) as new:
+        new.send("after")
+        assert new.recv() == "After"
 
 
 def _in_flight(served: Stack) -> float:

@@ -189,7 +189,8 @@ class EdgeProtocol(HttpToolsProtocol):
             if self._in_head and waited_s > limits.head_s:
                 self._refuse(408, "The request's head took too long")
             elif waited_s > limits.idle_s:
-                self.transport.close()
+                # Closing waits for what is unsent, and its reader may be gone.
+                self.transport.abort() if self.transport.is_closing() else self.transport.close()
             return
         self._inspect_body(active)
         self._inspect_answer(active)

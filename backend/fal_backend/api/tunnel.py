@@ -110,6 +110,10 @@ class SessionConn(UpConn):
         self.transport.close()
         self._deliver(End.STOPPED)
 
+    def close(self) -> None:
+        """Close, after the work has ended: what nobody has read by now nobody will."""
+        self.transport.abort()
+
     def data_received(self, data: bytes) -> None:
         if self.is_open:
             self._caller.write(data)
