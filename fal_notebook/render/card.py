@@ -135,7 +135,7 @@ def fact_lines(progress: Progress) -> list[tuple[str, str]]:
         lines.append(
             (
                 "Endpoints" if len(spec.endpoints) > 1 else "Endpoint",
-                ", ".join(f"POST {e.path}" for e in spec.endpoints),
+                ", ".join(f"{'POST' if e.protocol == 'http' else 'WS'} {e.path}" for e in spec.endpoints),
             )
         )
         lines.append(("Machine", ", ".join(spec.machine_types)))
