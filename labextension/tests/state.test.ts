@@ -121,6 +121,8 @@ test('snippets hold the call and no key', () => {
   assert.match(python(call), /"ok": True, "none": None/);
   assert.match(python(call), /os\.environ\['FAL_KEY'\]/);
   assert.doesNotMatch(curl({ ...call, needsKey: false }), /KEY/);
+  assert.match(python({ ...call, isStream: true }), /with httpx\.stream\(\n {4}"POST",\n/);
+  assert.match(curl({ ...call, isStream: true }), /^curl -N -X POST/);
   assert.equal(literal([1, 2.5, 'x']), '[1, 2.5, "x"]');
 });
 

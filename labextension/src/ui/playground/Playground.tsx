@@ -133,7 +133,7 @@ export function Playground(props: PlaygroundProps): JSX.Element {
           )}
           {tab === 'Form' && <FormTab {...props} form={form} dispatch={dispatch} prefix={prefix} focusProblem={focusProblem} />}
           {tab === 'JSON' && <JsonTab form={form} dispatch={dispatch} />}
-          {tab === 'Code' && <CodeTab {...props} form={form} />}
+          {tab === 'Code' && <CodeTab {...props} form={form} isStream={request.body.kind === 'stream'} />}
           <RunBar isRunning={isRunning} onRun={run} onStop={() => leave.current?.()} onReset={() => dispatch({ type: 'reset', parts: props.endpoint.parts })} />
         </div>
         <div class="fal-pg-out">
@@ -278,13 +278,14 @@ function JsonTab({ form, dispatch }: { form: FormState; dispatch: (action: FormA
   );
 }
 
-function CodeTab(props: PlaygroundProps & { form: FormState }): JSX.Element {
+function CodeTab(props: PlaygroundProps & { form: FormState; isStream: boolean }): JSX.Element {
   const [language, setLanguage] = useState<'Python' | 'curl'>('Python');
   const call: SnippetCall = {
     url: `${props.url}${subPath(props.endpoint)}${queryOf(props.endpoint, props.form.value)}`,
     method: props.endpoint.method,
     body: 'body' in props.endpoint.parts ? bodyOf(props.form) : undefined,
-    needsKey: props.needsKey
+    needsKey: props.needsKey,
+    isStream: props.isStream
   };
   const text = language === 'curl' ? curl(call) : python(call);
   return (

@@ -8,11 +8,13 @@ export interface SnippetCall {
   method: string;
   body: Json | undefined;
   needsKey: boolean;
+  /** The answer was seen to be a stream of events. */
+  isStream?: boolean;
 }
 
 /** The call for a shell. */
 export function curl(call: SnippetCall): string {
-  const lines = [`curl -X ${call.method} ${quote(call.url)}`];
+  const lines = [`curl ${call.isStream ? '-N ' : ''}-X ${call.method} ${quote(call.url)}`];
   if (call.needsKey) {
     lines.push('-H "Authorization: Key $FAL_KEY"');
   }
@@ -29,15 +31,31 @@ function quote(text: string): string {
 /** The call for Python with httpx. */
 export function python(call: SnippetCall): string {
   const lines = [...(call.needsKey ? ['import os', ''] : []), 'import httpx', ''];
-  lines.push(`response = httpx.${call.method.toLowerCase()}(`, `    ${literal(call.url)},`);
-  if (call.needsKey) {
-    lines.push('    headers={"Authorization": f"Key {os.environ[\'FAL_KEY\']}"},');
-  }
-  if (call.body !== undefined) {
-    lines.push(`    json=${literal(call.body, 1)},`);
-  }
-  lines.push('    timeout=60,', ')', 'response.raise_for_status()', 'print(response.json())');
-  return lines.join('\n');
+  return [...lines, ...(call.isStream ? streamed(call) : answered(call))].join('\n');
+}
+
+function answered(call: SnippetCall): string[] {
+  const open = `response = httpx.${call.method.toLowerCase()}(`;
+  return [open, ...given([literal(call.url)], call), ')', 'response.raise_for_status()', 'print(response.json())'];
+}
+
+function streamed(call: SnippetCall): string[] {
+  return [
+    'with httpx.stream(',
+    ...given([literal(call.method), literal(call.url)], call),
+    ') as response:',
+    '    response.raise_for_status()',
+    '    for line in response.iter_lines():',
+    '        if line.startswith("data: "):',
+    '            print(line.removeprefix("data: "))'
+  ];
+}
+
+/** The arguments, one on each line. */
+function given(first: string[], call: SnippetCall): string[] {
+  const key = call.needsKey ? ['headers={"Authorization": f"Key {os.environ[\'FAL_KEY\']}"}'] : [];
+  const body = call.body === undefined ? [] : [`json=${literal(call.body, 1)}`];
+  return [...first, ...key, ...body, 'timeout=60'].map(line => `    ${line},`);
 }
 
 const WIDTH = 88;
