@@ -42,7 +42,7 @@ class Runners:
     cancelled: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     beats: dict[str, float] = field(default_factory=dict)
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     alive: bool = True
     known: list[str] = field(default_factory=lambda: ["r-1"])
     log: list[LogRecord] = field(default_factory=list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from fal_backend.domain.records import Attempt, Request
 from fal_backend.domain.request import Condition, Refusal
 from fal_backend.ports import LogRecord
+from fal_backend.services import queue_runs
 from fal_backend.services.couriers import Broken, Parcel, Refused, Reply
 from fal_backend.services.queue_runs import RetryPolicy
 from fal_backend.services.queue_values import CancelOutcome, Phase
@@ -350,10 +352,12 @@ async def test_an_apps_end_ends_what_waits_for_it(rig: Rig) -> None:
     id = await rig.submit()
     rig.dispatch.drop_route("ada", "digits")
     assert (await rig.done(id)).status_code == 404
-    with pytest.raises(Refusal):
+
+
+async def test_a_body_over_the_limit_is_refused(rig: Rig) -> None:
+    with pytest.raises(Refusal) as caught:
         await rig.queue.save_body(_none(), 1)
-        rig.serve("other", "rev-9")
-        await rig.submit(alias="digits")
+    assert caught.value.status == 413
 
 
 async def _none() -> AsyncIterator[bytes]:
@@ -420,7 +424,7 @@ async def test_positions_of_followers_go_down_as_others_start(rig: Rig) -> None:
 
     async def follow() -> None:
         async for view in rig.queue.follow("ada", "digits", ids[-1]):
-            seen.append(view.position)
+            seen.append(view.position)  # noqa: PERF401  others look at it meanwhile
 
     following = asyncio.ensure_future(follow())
     while not seen:
@@ -430,3 +434,58 @@ async def test_positions_of_followers_go_down_as_others_start(rig: Rig) -> None:
     numbers = [position for position in seen if position is not None]
     assert numbers[0] == 3
     assert numbers == sorted(numbers, reverse=True)
+
+
+async def test_a_runner_that_nobody_can_vouch_for_loses_its_request_and_its_late_answer_is_ignored(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault F15: the process is stopped; the host still lists it, but says no more that it lives."""
+    monkeypatch.setattr(queue_runs, "LEASE_S", 0.3)
+    monkeypatch.setattr(queue_runs, "BEAT_S", 0.05)
+    woken = asyncio.Event()
+
+    async def act(parcel: Parcel, runner: str) -> Reply:
+        if runner == "r-1":
+            await woken.wait()
+            return ok(b'"late"')
+        return ok(b'"in time"')
+
+    rig.runners.act = act
+    rig.open("r-1")
+    id = await rig.submit()
+    while not rig.verdicts:
+        await asyncio.sleep(0.01)
+    rig.open("r-2")
+    view = await rig.done(id)
+    woken.set()
+    await asyncio.sleep(0.05)
+    assert (view.attempt, view.runner) == (2, "r-2")
+    assert await body_of(rig, id) == b'"in time"'
+
+
+async def test_a_runner_that_lives_keeps_its_request_however_long(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault F16: the App blocks its own loop; its process lives, and that is what counts."""
+    monkeypatch.setattr(queue_runs, "LEASE_S", 0.2)
+    monkeypatch.setattr(queue_runs, "BEAT_S", 0.02)
+    gate = asyncio.Event()
+
+    async def act(parcel: Parcel, runner: str) -> Reply:
+        await gate.wait()
+        return ok()
+
+    class Alive(dict[str, float]):
+        def get(self, key: str, default: object = None) -> float:
+            return time.monotonic()
+
+    rig.runners.act, rig.runners.beats = act, Alive()
+    rig.open()
+    id = await rig.submit()
+    while not rig.runners.executions:
+        await asyncio.sleep(0.01)
+    first = (await row_of(rig, id)).lease_until or 0
+    while ((await row_of(rig, id)).lease_until or 0) <= first + 500_000:
+        await asyncio.sleep(0.02)
+    gate.set()
+    assert (await rig.done(id)).attempt == 1

@@ -33,6 +33,11 @@ def leased(m: ModuleType, **more: Any) -> Request:
     return m.step(request(**more), m.Claim("r-1", 30 * S), 1000)  # type: ignore[no-any-return]
 
 
+def having(row: Request, name: str, value: Any) -> Request:
+    """The row with one field changed."""
+    return replace(row, **{name: value})
+
+
 def again(m: ModuleType, condition: Condition = Condition.SERVER_ERROR, **more: Any) -> Any:
     return m.Again(condition, 5000, **more)
 
@@ -100,7 +105,7 @@ def law_retry(m: ModuleType) -> None:
     for condition, name in (
         (Condition.CONNECTION_ERROR, "lost"), (Condition.TIMEOUT, "timeouts"), (Condition.SERVER_ERROR, "errors")
     ):  # fmt: skip
-        second = m.step(replace(row, **{name: 1}), m.Ended(1, m.Outcome(503), again(m, condition)), 1)
+        second = m.step(having(row, name, 1), m.Ended(1, m.Outcome(503), again(m, condition)), 1)
         assert getattr(second, name) == 2
 
 
@@ -124,7 +129,7 @@ def law_limits_by_condition(m: ModuleType) -> None:
         (Condition.CONNECTION_ERROR, "lost"), (Condition.TIMEOUT, "timeouts"), (Condition.SERVER_ERROR, "errors")
     ):  # fmt: skip
         for before, state in ((0, "delayed"), (1, "delayed"), (2, "done")):
-            row = replace(leased(m), **{name: before})
+            row = having(leased(m), name, before)
             assert m.step(row, m.Ended(1, m.Outcome(503), again(m, condition, limit=2)), 2).state == state
     row = leased(m)
     assert m.step(row, m.Ended(1, m.Outcome(503), again(m, limit=0)), 2).state == "done"
@@ -172,7 +177,12 @@ def law_start_deadline(m: ModuleType) -> None:
         row = request(state=state, start_deadline=500, not_before=10**9)
         assert m.step(row, m.Tick(), 499) is row
         app = m.step(row, m.Tick(), 500)
-        assert (app.state, app.status_code, app.error_type, app.ended_at) == ("done", 504, "startup_timeout", 500)
+        assert (app.state, app.status_code, app.error_type, app.ended_at) == (
+            "done",
+            504,
+            "startup_timeout",
+            500,
+        )
         user = m.step(replace(row, deadline_by_caller=1), m.Tick(), 501)
         assert (user.state, user.status_code, user.error_type) == ("done", 504, None)
         assert user.error
@@ -274,7 +284,9 @@ def check_step(m: ModuleType, before: Request, event: Any, after: Request, now: 
         assert before.start_deadline is not None
         assert now >= before.start_deadline
     if isinstance(event, m.Tick) and before.state in ("queued", "delayed"):
-        assert not (before.start_deadline is not None and now >= before.start_deadline and after.state != "done")
+        assert not (
+            before.start_deadline is not None and now >= before.start_deadline and after.state != "done"
+        )
 
 
 LAWS: dict[str, Callable[[ModuleType], None]] = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fal_backend.domain import queue
+from fal_backend.domain.request import Condition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,9 +32,9 @@ def test_every_history_ends_a_request_at_most_once(seed: int, length: int) -> No
 @settings(max_examples=100, deadline=None)
 def test_a_request_that_is_always_tried_again_ends_after_ten_tries_at_most(whys: list[str]) -> None:
     kinds: dict[str, Any] = {
-        "lost": queue.Condition.CONNECTION_ERROR,
-        "timeout": queue.Condition.TIMEOUT,
-        "error": queue.Condition.SERVER_ERROR,
+        "lost": Condition.CONNECTION_ERROR,
+        "timeout": Condition.TIMEOUT,
+        "error": Condition.SERVER_ERROR,
     }
     row, now, tries = request(), 0, 0
     for why in [*whys, *["error"] * 12]:

@@ -47,20 +47,8 @@ EQUIVALENT = {
 
 def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Yield (what was changed, the changed node)."""
+    yield from operators(node)
     match node:
-        case ast.Compare(ops=[op]):
-            for other in _TURNED.get(type(op), []):
-                yield f"{type(op).__name__} -> {other.__name__}", _with(node, ops=[other()])
-        case ast.BoolOp(op=op):
-            other = ast.Or() if isinstance(op, ast.And) else ast.And()
-            yield "and/or swapped", _with(node, op=other)
-            for at in range(len(node.values)):
-                left = node.values[:at] + node.values[at + 1 :]
-                yield f"operand {at} dropped", left[0] if len(left) == 1 else _with(node, values=left)
-        case ast.UnaryOp(op=ast.Not()):
-            yield "not dropped", node.operand
-        case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
-            yield f"{type(op).__name__} turned", _with(node, op=_ARITHMETIC[type(op)]())
         case ast.Constant(value=bool(value)):
             yield f"{value} -> {not value}", ast.Constant(not value)
         case ast.Constant(value=int(value)):
@@ -68,11 +56,34 @@ def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield f"{value} -> {value - 1}", ast.Constant(value - 1)
         case ast.Call(func=ast.Name(id="replace")):
             for at, keyword in enumerate(node.keywords):
-                yield f"{keyword.arg} not set", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
+                yield (
+                    f"{keyword.arg} not set",
+                    _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :]),
+                )
         case ast.IfExp():
             yield "branches swapped", _with(node, body=node.orelse, orelse=node.body)
         case ast.If():
             yield "condition negated", _with(node, test=ast.UnaryOp(ast.Not(), node.test))
+        case _:
+            return
+
+
+def operators(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Yield the variants of comparisons, conditions and sums."""
+    match node:
+        case ast.Compare(ops=[op]):
+            for other in _TURNED.get(type(op), []):
+                yield f"{type(op).__name__} -> {other.__name__}", _with(node, ops=[other()])
+        case ast.BoolOp(op=op):
+            swapped = ast.Or() if isinstance(op, ast.And) else ast.And()
+            yield "and/or swapped", _with(node, op=swapped)
+            for at in range(len(node.values)):
+                left = node.values[:at] + node.values[at + 1 :]
+                yield f"operand {at} dropped", left[0] if len(left) == 1 else _with(node, values=left)
+        case ast.UnaryOp(op=ast.Not()):
+            yield "not dropped", node.operand
+        case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
+            yield f"{type(op).__name__} turned", _with(node, op=_ARITHMETIC[type(op)]())
         case _:
             return
 
@@ -100,7 +111,8 @@ def mutants() -> Iterator[tuple[str, ast.Module]]:
     places = [
         node
         for top in TREE.body
-        if isinstance(top, ast.FunctionDef) or (isinstance(top, ast.Assign) and isinstance(top.value, ast.Constant))
+        if isinstance(top, ast.FunctionDef)
+        or (isinstance(top, ast.Assign) and isinstance(top.value, ast.Constant))
         for node in ast.walk(top)
     ]
     for node in places:
@@ -110,7 +122,7 @@ def mutants() -> Iterator[tuple[str, ast.Module]]:
             if isinstance(node, ast.Constant):
                 text = SOURCE.splitlines()[line - 1].strip()
             name = f"{' '.join(text.split())[:90]}: {what}"
-            tree = _Swap(line, column, type(node), made).visit(copy.deepcopy(TREE))
+            tree: ast.Module = _Swap(line, column, type(node), made).visit(copy.deepcopy(TREE))  # type: ignore[assignment]
             yield f"line {line}: {name}", ast.fix_missing_locations(tree)
 
 

@@ -8,10 +8,10 @@ anything new is started.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import json
-import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -38,6 +38,7 @@ from fal_backend.services.queue_values import (
     Submission,
 )
 from fal_backend.services.queue_watch import Watch
+from fal_backend.services.request_ids import RequestIds
 from fal_backend.services.request_logs import RequestLogs
 from fal_notebook.errors import LimitError
 
@@ -117,6 +118,7 @@ class Queue:
         self._pending: dict[str, int] = defaultdict(int)
         """Submissions on their way to the disk, by app."""
         self._numbers = itertools.count(1)
+        self._ids = RequestIds()
         self._is_open = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self.on_done: Callable[[Request], None] = lambda row: None
@@ -221,12 +223,12 @@ class Queue:
         start_s = min(limits_s) if limits_s else None
         row = Request(
             id=next(self._numbers),
-            request_id=str(uuid.uuid4()),
+            request_id=self._ids.next(),
             account=info.account,
             app=submission.route.key,
             method=submission.method,
             path=submission.path + submission.query,
-            headers_json=encode_headers(_kept(submission.headers)),
+            headers_json=_kept_headers(submission.headers),
             lane=_LOW if submission.is_low else "normal",
             state=RequestState.QUEUED.value,
             submitted_at=now,
@@ -602,13 +604,19 @@ def _live_of(row: Request) -> LiveRequest:
     )
 
 
-def _kept(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
-    """Drop the caller's key, what is hop-by-hop, and what is ours to say."""
+@functools.lru_cache(512)
+def _kept_headers(headers: tuple[tuple[bytes, bytes], ...]) -> str:
+    """Return the headers for the App as JSON: no key, nothing hop-by-hop, nothing that is ours to say.
+
+    Callers repeat themselves, so that the last few are remembered.
+    """
     lowered = ((name.lower(), value) for name, value in headers)
-    return tuple(
-        (name, value)
-        for name, value in lowered
-        if name not in _NOT_KEPT and not name.startswith(b"x-fal-nb-")
+    return encode_headers(
+        tuple(
+            (name, value)
+            for name, value in lowered
+            if name not in _NOT_KEPT and not name.startswith(b"x-fal-nb-")
+        )
     )
 
 
