@@ -24,14 +24,24 @@ MB = 1024 * 1024
 QUOTA_MB = 24
 
 
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Stack]:
-    """A backend with little room, and no patience with uploads that nobody goes on with."""
-    told = {"QUOTA_MB": str(QUOTA_MB), "MAX_MB": "8", "OPEN_S": "4", "SWEEP_S": "0.2"}
+def little(**more: str) -> Iterator[Stack]:
+    """A backend with little room and a busy sweep."""
+    told = {"QUOTA_MB": str(QUOTA_MB), "MAX_MB": "8", "SWEEP_S": "0.2"} | more
     with stack(start=False) as made:
         # `Stack.env` keeps nothing that begins with FAL_; the second start finds what the first began.
         made.cli("serve", "--background", "--json", **{f"FAL_NB_FILES_{k}": v for k, v in told.items()})
         yield made.start()
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Stack]:
+    yield from little()
+
+
+@pytest.fixture
+def hasty() -> Iterator[Stack]:
+    """Gives up uploads with which nobody goes on for a few seconds."""
+    yield from little(OPEN_S="6")
 
 
 def auth(made: Stack) -> dict[str, str]:
@@ -297,6 +307,28 @@ def test_an_expired_file_is_gone_from_the_disk_too(backend: Stack) -> None:
         assert upload(backend, b"x", **{"X-Fal-Object-Lifecycle": wrong}).status_code == 400
 
 
+def test_a_reader_who_leaves_is_not_read_for(backend: Stack) -> None:
+    url = upload(backend, os.urandom(7 * MB)).json()["access_url"]
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as raw:
+        raw.sendall(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200")
+        wait_for("the file to be open", lambda: open_objects(backend))
+    wait_for("the file to be closed", lambda: not open_objects(backend))
+    delete(backend, url)
+
+
+def open_objects(made: Stack) -> list[str]:
+    """Stored files that the backend has open."""
+    found = []
+    for link in Path(f"/proc/{made.backend_pid}/fd").iterdir():
+        try:
+            found.append(str(link.readlink()))
+        except OSError:
+            continue
+    return [path for path in found if path.startswith(str(made.home / "files" / "objects"))]
+
+
 SENDER = """
 import os, sys, socket
 from urllib.parse import urlsplit
@@ -328,16 +360,16 @@ def killed_at_half(made: Stack, path: str) -> None:
         process.kill()
 
 
-def test_a_client_killed_in_the_middle_leaves_nothing(backend: Stack) -> None:
-    killed_at_half(backend, "/files/upload")
-    wait_for("the half to go", lambda: left_over(backend, "incoming") == [], 10)
-    begun = httpx.post(f"{backend.url}/files/upload/multipart", headers=auth(backend)).json()
+def test_a_client_killed_in_the_middle_leaves_nothing(hasty: Stack) -> None:
+    killed_at_half(hasty, "/files/upload")
+    wait_for("the half to go", lambda: left_over(hasty, "incoming") == [], 10)
+    begun = httpx.post(f"{hasty.url}/files/upload/multipart", headers=auth(hasty)).json()
     base = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}"
-    httpx.put(f"{backend.url}{base}/1", content=bytes(MB), headers=auth(backend))
-    assert left_over(backend, "parts") != []
-    killed_at_half(backend, f"{base}/2")
-    wait_for("the sweep", lambda: left_over(backend, "parts") + left_over(backend, "incoming") == [], 15)
-    gone = httpx.post(f"{backend.url}{base}/complete", json={"parts": []}, headers=auth(backend))
+    httpx.put(f"{hasty.url}{base}/1", content=bytes(MB), headers=auth(hasty))
+    assert left_over(hasty, "parts") != []
+    killed_at_half(hasty, f"{base}/2")
+    wait_for("the sweep", lambda: left_over(hasty, "parts") + left_over(hasty, "incoming") == [], 40)
+    gone = httpx.post(f"{hasty.url}{base}/complete", json={"parts": []}, headers=auth(hasty))
     assert gone.status_code == 404
 
 

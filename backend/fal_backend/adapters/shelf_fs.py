@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -62,8 +62,7 @@ class FileShelf:
                     await self._do(_append, file, batch, digest.update)
                 await self._do(_sync, file)
         except BaseException:
-            file.close()  # waits for a write that is under way
-            path.unlink(missing_ok=True)
+            await self._do(_discard, file, path)
             raise
         file.close()
         return Arrived(path, digest.hexdigest(), size)
@@ -128,7 +127,7 @@ class FileShelf:
             return
         await self._do(trash.unlink)
 
-    async def read(self, sha256: str, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, sha256: str, start: int, length: int) -> AsyncGenerator[bytes]:
         """Yield a part of a content. Raises: NotFoundError when it is gone."""
         try:
             descriptor = os.open(self._object(sha256), os.O_RDONLY | os.O_CLOEXEC)
@@ -221,6 +220,11 @@ def _append(file: BinaryIO, batch: Iterable[bytes], update: Callable[[bytes], No
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _discard(file: BinaryIO, path: Path) -> None:
+    file.close()  # waits for a write that is under way
+    path.unlink(missing_ok=True)
 
 
 def _settle(source: Path, target: Path) -> None:

@@ -7,12 +7,14 @@ that the caller used. Source: FAL protocol, "File storage"; fal-client; fal-js.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import mimetypes
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -114,6 +116,11 @@ class _Asked:
                 yield message["body"]
             if not message.get("more_body", False):
                 return
+
+    async def left(self) -> None:
+        """Return when the caller has gone; only for requests whose body matters to nobody."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def json(self) -> dict[str, Any]:
         """Return a small JSON body. Raises: UsageError, LimitError."""
@@ -299,17 +306,30 @@ class Storage:
         if row.state != FileState.READY:
             raise NotFoundError("There is no such file.", code="file.not_found")
         made = plan(row, asked.found)
-        blocks = self._files.read(row, made.start, made.length)
-        has_body = asked.method == "GET" and made.length > 0
-        # The first block is read before the answer begins: a file that is gone is told by its status.
-        first = await anext(blocks, b"") if has_body else b""
-        await _start(send, made.status, made.headers)
-        await send({"type": "http.response.body", "body": first, "more_body": has_body})
-        if has_body:
+        if asked.method == "HEAD" or not made.length:
+            await _start(send, made.status, made.headers)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return None
+        async with aclosing(self._files.read(row, made.start, made.length)) as blocks:
+            # Read before the answer begins: a file that is gone is told by its status.
+            first = await anext(blocks, b"")
+            await _start(send, made.status, made.headers)
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            await self._send_blocks(asked, blocks, send)
+        return None
+
+    @staticmethod
+    async def _send_blocks(asked: _Asked, blocks: AsyncIterator[bytes], send: Any) -> None:
+        """Send the rest, unless the caller has left: nobody would tell us but the caller's own side."""
+        leaving = asyncio.ensure_future(asked.left())
+        try:
             async for block in blocks:
+                if leaving.done():
+                    return
                 await send({"type": "http.response.body", "body": block, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return None
+        finally:
+            leaving.cancel()
 
     async def _delete(self, asked: _Asked, id: str, name: str) -> _Answer:
         who = self._who(asked)

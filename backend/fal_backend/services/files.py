@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -304,7 +304,7 @@ class Files:
             raise NotFoundError("There is no such file.", code="file.not_found")
         return row
 
-    def read(self, row: File, start: int, length: int) -> AsyncIterator[bytes]:
+    def read(self, row: File, start: int, length: int) -> AsyncGenerator[bytes]:
         """Yield a part of a ready file's bytes."""
         return self._shelf.read(row.sha256 or "", start, length)
 
