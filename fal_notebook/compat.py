@@ -21,6 +21,7 @@ _ALIASES = {
     "exceptions": "fal_notebook.errors",
     "errors": "fal_notebook.errors",
     "ref": "fal_notebook.app",
+    "sdk": "fal_notebook.attributes",
     "toolkit": "fal_notebook.toolkit",
     "toolkit.audio": "fal_notebook.toolkit.audio",
     "toolkit.audio.audio": "fal_notebook.toolkit.audio",

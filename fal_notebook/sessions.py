@@ -180,7 +180,11 @@ class Session:
         can_batch = getattr(first, "can_batch", None)
         while self._waiting and len(batch) < self._options.max_batch_size:
             data = self._waiting[0]
-            item = self._take()
+            try:
+                item = self._take()
+            except Exception:  # noqa: BLE001 (raised again at its own turn, when those before it are answered)
+                self._waiting.appendleft(data)
+                break
             if can_batch is not None and not can_batch(item, len(batch)):
                 self._waiting.appendleft(data)
                 break

@@ -255,6 +255,20 @@ async def test_inputs_that_wait_go_together_as_far_as_they_can(
     assert [(each["total"], each["size"]) for each in found] == [(100, 1), (9, 3), (7, 1), (6, 2)]
 
 
+async def test_a_wrong_input_behind_a_batch_leaves_the_batch_its_answer(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    gate = tmp_path / "go"
+    async with session(start(), "/batched") as connection:
+        await say(connection, n=100, gate=str(gate))
+        await say(connection, n=1)
+        await say(connection, n="many")
+        await (await connection.ping())
+        gate.touch()
+        assert [(await hear(connection))["total"] for _ in range(2)] == [100, 1]
+        assert (await hear(connection))["error"] == "INTERNAL_ERROR"
+
+
 @pytest.mark.parametrize(("path", "kept"), [("/newest", [3, 4]), ("/newest?max_buffering=1", [4])])
 async def test_of_too_many_inputs_the_newest_are_kept(
     start: Callable[..., Runner], tmp_path: Path, path: str, kept: list[int]
