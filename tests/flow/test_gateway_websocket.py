@@ -229,6 +229,38 @@ async def test_what_was_sent_before_and_behind_a_head_is_not_lost() -> None:
 
 
 @on_uvloop
+async def test_an_upgrade_behind_another_request_waits_for_its_answer() -> None:
+    async with rig() as house:
+        house.route()
+        await house.runner()
+        reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+        first = b"POST /run/me/app HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}"
+        writer.write(first + _upgrade(b"/run/me/app/hello"))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        rest = await asyncio.wait_for(reader.readuntil(b"\x05hello"), 20)
+        assert rest.count(b"HTTP/1.1 101 ") == 1
+        writer.close()
+
+
+@on_uvloop
+async def test_what_is_no_upgrade_of_http_1_1_without_a_body_is_refused() -> None:
+    async with rig() as house:
+        house.route()
+        await house.runner()
+        good = _upgrade(b"/run/me/app")
+        for wrong in (
+            good.replace(b"HTTP/1.1", b"HTTP/1.0"),
+            good.replace(b"host:", b"content-length: 2\r\nhost:") + b"{}",
+            good.replace(b"host:", b"transfer-encoding: chunked\r\nhost:") + b"0\r\n\r\n",
+        ):
+            assert (await house.talk(wrong)).startswith(b"HTTP/1.1 400 "), wrong
+        plain = await house.talk(good.replace(b"connection: Upgrade", b"connection: close"))
+        assert plain.startswith(b"HTTP/1.1 200 "), "a wish that is not named in Connection is none"
+        assert house.load.running == 0
+
+
+@on_uvloop
 async def test_idle_sessions_and_too_long_ones_are_closed() -> None:
     for limits in (Limits(session_idle_s=0.5), Limits(session_s=0.5)):
         async with rig(limits) as house:
