@@ -5,14 +5,16 @@ Rules: small enough to read in one screen each; values are frozen; every wait is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fal_backend.domain.queue import Outcome
-from fal_backend.domain.records import EventRow, Record, Request
+from fal_backend.domain.records import EventRow, Record, Request, Webhook
+from fal_backend.domain.webhook import Tried
+from fal_backend.domain.webhook_guard import HookTarget
 
 __all__ = [
     "Arrived",
@@ -27,6 +29,7 @@ __all__ = [
     "HostNews",
     "HostState",
     "LiveRequest",
+    "LiveWebhook",
     "LogRecord",
     "OldRequest",
     "OpClass",
@@ -40,6 +43,10 @@ __all__ = [
     "StartOrder",
     "Store",
     "Tx",
+    "WebhookReads",
+    "WebhookSender",
+    "WebhookSigner",
+    "WebhookWrites",
 ]
 
 T = TypeVar("T")
@@ -98,6 +105,10 @@ class RequestReads(Protocol):
 class RequestWrites(RequestReads, Protocol):
     """What is done for every request: one statement each."""
 
+    def accept(self, row: Request) -> None:
+        """Add a request that was just accepted."""
+        ...
+
     def claim(self, id: int, runner: str, now: int, lease_until: int) -> Request | None:
         """Lease a queued request to a runner; None when it is not queued any more."""
         ...
@@ -117,11 +128,64 @@ class RequestWrites(RequestReads, Protocol):
         ...
 
 
+class LiveWebhook(NamedTuple):
+    """What is kept in mind of a webhook that is still to be tried."""
+
+    id: str
+    due_at: int
+    url: str
+
+
+class WebhookReads(Protocol):
+    """Reads of webhooks beside those of every record."""
+
+    def live(self) -> Iterator[LiveWebhook]:
+        """Yield what is to be tried, the earliest first."""
+        ...
+
+    def page(
+        self, account: str, limit: int, *, app: str | None = None, state: str | None = None
+    ) -> list[Webhook]:
+        """Return the newest webhooks of an account."""
+        ...
+
+
+class WebhookWrites(WebhookReads, Protocol):
+    """What is done to many at once."""
+
+    def trim(self, before: int, limit: int) -> int:
+        """Remove webhooks that ended before a moment, and return how many."""
+        ...
+
+
+class WebhookSigner(Protocol):
+    """Holds the keys that sign webhooks."""
+
+    def sign(self, text: bytes, now: float) -> bytes: ...
+    def published(self) -> dict[str, Any]:
+        """Return the public keys as a JSON Web Key Set."""
+        ...
+
+
+class WebhookSender(Protocol):
+    """Takes webhooks to their receivers, and nowhere else."""
+
+    def check(self, url: str) -> HookTarget:
+        """Judge an address as far as that is possible without asking DNS. Raises: UnsafeAddress."""
+        ...
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Tried:
+        """Deliver and return what came of it; nothing is raised but cancellation."""
+        ...
+
+
 class Reader(Protocol):
     """Reads of one moment. `where` compares columns for equality and must match a listed index."""
 
     @property
     def requests(self) -> RequestReads: ...
+    @property
+    def webhooks(self) -> WebhookReads: ...
     def get(self, kind: type[R], id: str | int) -> R | None: ...
     def find(self, kind: type[R], **where: Any) -> list[R]: ...
     def events(
@@ -138,6 +202,8 @@ class Tx(Reader, Protocol):
 
     @property
     def requests(self) -> RequestWrites: ...
+    @property
+    def webhooks(self) -> WebhookWrites: ...
     def insert(self, record: Record) -> None: ...
     def put(self, record: Record) -> None:
         """Insert unless a record with this id exists; then leave that one."""
@@ -264,7 +330,10 @@ class Shelf(Protocol):
         """Take a content away; whoever reads it now reads on."""
         ...
 
-    def read(self, sha256: str, start: int, length: int) -> AsyncIterator[bytes]: ...
+    def read(self, sha256: str, start: int, length: int) -> AsyncGenerator[bytes]:
+        """Yield a part of a content. Raises: NotFoundError when it is gone."""
+        ...
+
     def free_bytes(self) -> int: ...
     async def clear(self, contents: set[str], uploads: set[str]) -> int:
         """Remove all but these contents and uploads; only while nothing arrives. Return how many went."""

@@ -66,6 +66,17 @@ async def test_an_outcome_is_the_machines_and_is_written_once(store: SqliteStore
     assert await get(store) == done
 
 
+async def test_what_is_accepted_is_read_back_equal(store: SqliteStore) -> None:
+    full = row(
+        3, caller="c", start_deadline=9, deadline_by_caller=1, no_retry=1, store_io=0, hint="h", webhook="w",
+        idempotency="k", input_hash="x",
+    )  # fmt: skip
+    await store.write(lambda tx: rows.accept(tx, full, b"body"))
+    assert await get(store, 3) == full
+    assert await store.read(lambda r: r.requests.body(3)) == b"body"
+    assert await store.read(lambda r: r.requests.by_idempotency("k")) == full
+
+
 async def test_a_beat_moves_the_lease_of_the_present_try_only(store: SqliteStore) -> None:
     await store.write(lambda tx: tx.insert(row()))
     leased = await store.write(lambda tx: tx.requests.claim(1, "r-1", 100, 200))
@@ -111,7 +122,8 @@ async def test_old_requests_go_with_their_bodies_and_tries(store: SqliteStore) -
     def insert(tx: Tx) -> None:
         for id in (1, 2, 3):
             ended = None if id == 3 else id * 100
-            rows.accept(tx, row(id, ended_at=ended, answer_ref="file:" + "a" * 32), b"in")
+            tx.insert(row(id, ended_at=ended, answer_ref="file:" + "a" * 32))
+            tx.requests.put_body(id, b"in")
 
     await store.write(insert)
     assert await store.write(lambda tx: rows.trim(tx, 200, 10)) == [None, "a" * 32]

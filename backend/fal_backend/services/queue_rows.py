@@ -70,7 +70,7 @@ def accept(tx: Tx, row: Request, body: bytes | None) -> Request:
             if known.input_hash != row.input_hash:
                 raise Refusal(422, "This Idempotency-Key came with another body before", "bad_request")
             return known
-    tx.insert(row)
+    tx.requests.accept(row)
     if body:
         tx.requests.put_body(row.id, body)
     return row

@@ -8,17 +8,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, literal, null, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, literal, literal_column, null, select, update
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import Integer
 
 from fal_backend.adapters.store.schema import BODY, TABLES
-from fal_backend.domain.records import Attempt, Request, RequestState
+from fal_backend.domain.records import Attempt, Request, RequestState, Webhook
 
-__all__ = ["RequestStatements"]
+__all__ = ["FRESH", "RequestStatements"]
+
+FRESH = (
+    "id",
+    "request_id",
+    "account",
+    "app",
+    "method",
+    "path",
+    "headers_json",
+    "lane",
+    "submitted_at",
+    "caller",
+    "input_ref",
+    "start_deadline",
+    "deadline_by_caller",
+    "no_retry",
+    "store_io",
+    "hint",
+    "webhook",
+    "idempotency",
+    "input_hash",
+)
+"""What a request has when it is accepted; all else is empty, or nought."""
+
+_NOUGHT = ("attempt", "lost", "timeouts", "errors", "cancel_asked", "version")
 
 REQUEST = TABLES[Request]
 ATTEMPT = TABLES[Attempt]
+WEBHOOK = TABLES[Webhook]
 
 
 def _bound(column: Any) -> Any:
@@ -37,6 +63,13 @@ class RequestStatements:
 
     def __init__(self, compile: Callable[[Executable], Any]) -> None:
         c = REQUEST.c
+        self.accept = compile(
+            insert(REQUEST).values(
+                {name: _bound(c[name]) for name in FRESH}
+                | {name: literal_column("0") for name in _NOUGHT}
+                | {"state": literal_column(f"'{RequestState.QUEUED.value}'")}
+            )
+        )
         self.claim = compile(
             update(REQUEST)
             .where(c.id == _bound(c.id), c.state == literal(RequestState.QUEUED.value))
@@ -84,7 +117,11 @@ class RequestStatements:
         self.last_id = compile(select(func.max(c.id)))
         self.old = compile(
             select(c.id, c.input_ref, c.answer_ref)
-            .where(c.ended_at < _bound(c.ended_at))
+            .where(
+                c.ended_at < _bound(c.ended_at),
+                # Word of it is still on its way, after days without a backend.
+                ~exists().where(WEBHOOK.c.id == c.request_id, WEBHOOK.c.due_at.is_not(None)),
+            )
             .order_by(c.ended_at)
             .limit(bindparam("limit_", type_=Integer()))
         )

@@ -5,20 +5,25 @@ Rules: an inline body lies under twice the request's number, its answer one behi
 
 from __future__ import annotations
 
+import operator
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fal_backend.adapters.store.request_statements import RequestStatements
+from fal_backend.adapters.store.request_statements import FRESH, RequestStatements
 from fal_backend.domain.queue import Outcome
 from fal_backend.domain.records import Request
 from fal_backend.ports import LiveRequest, OldRequest
 
 __all__ = ["SqliteRequests"]
 
+_BOUND = tuple(f"{name}_" for name in FRESH)
+
 
 class SqliteRequests:
     """Reads and writes of requests in one transaction."""
+
+    _fresh = operator.attrgetter(*FRESH)
 
     def __init__(self, connection: sqlite3.Connection, statements: RequestStatements) -> None:
         self._connection = connection
@@ -53,6 +58,11 @@ class SqliteRequests:
         return [OldRequest._make(row) for row in rows]
 
     # Writes
+
+    def accept(self, row: Request) -> None:
+        """Add a request that was just accepted: only what such a one has is written."""
+        fresh = self._fresh(row)
+        self._connection.execute(self._statements.accept.sql, dict(zip(_BOUND, fresh, strict=True)))
 
     def claim(self, id: int, runner: str, now: int, lease_until: int) -> Request | None:
         """Lease a queued request to a runner; None when it is not queued any more."""

@@ -1,0 +1,201 @@
+"""The queue: durable submissions a second beside calls, and claim, completion and position as the queue grows.
+
+Depth is measured on the store and the line as the queue uses them; the rows are made beforehand. The rate of
+submissions through the door is taken beside that of calls in the same run by `bench_gateway`'s server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+from fal_backend.adapters.store.opening import open_store
+from fal_backend.adapters.store.store import SqliteStore
+from fal_backend.domain.queue import Outcome
+from fal_backend.domain.records import Request
+from fal_backend.ports import Tx
+from fal_backend.services import queue_rows as rows
+from fal_backend.services.queue_lines import Line
+
+from benchmarks.bench_gateway import SCRIPT
+from benchmarks.bench_gateway import _wrk as wrk
+from benchmarks.figures import Figure, median_of
+from fal_notebook.places import Places
+from tests.stack import Stack, stack
+
+BODY = b'{"prompt": "a cat", "steps": 4}' * 8
+HEADERS = '[["content-type","application/json"],["user-agent","fal-client/1.0.3 (python)"]]'
+DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
+SAMPLES = 400
+
+
+def request(number: int) -> Request:
+    """A request as a caller's submission makes it."""
+    return Request(
+        id=number,
+        request_id=f"{number * 2654435761 % 2**32:08x}-0000-4000-8000-{number:012x}",
+        account="a-1",
+        app="ada/digits",
+        method="POST",
+        path="/",
+        headers_json=HEADERS,
+        lane="normal",
+        state="queued",
+        submitted_at=1_700_000_000_000_000 + number,
+        caller="a-1",
+        input_ref=rows.INLINE_REF,
+    )
+
+
+async def fill(store: SqliteStore, line: Line, first: int, last: int) -> None:
+    """Queue requests first..last."""
+
+    def insert(tx: Tx, start: int, end: int) -> None:
+        for number in range(start, end):
+            rows.accept(tx, request(number), BODY)
+
+    for start in range(first, last, 10_000):
+        end = min(start + 10_000, last)
+        await store.write(lambda tx, start=start, end=end: insert(tx, start, end))  # type: ignore[misc]
+        for number in range(start, end):
+            line.join(number, is_low=False, hint=None)
+
+
+async def sample(store: SqliteStore, line: Line, depth: int) -> dict[str, float]:
+    """Return median microseconds of each act at this depth, the writer's thread included where it writes."""
+    times: dict[str, list[float]] = {"claim": [], "complete": [], "position": []}
+    head = line._waiting.next()
+    assert head is not None
+    for n in range(SAMPLES):
+        id = line._waiting.take()
+        assert id is not None
+
+        def act(tx: Tx, id: int = id) -> None:
+            began = time.perf_counter_ns()
+            claimed = rows.claim(tx, id, "r-1", 30_000_000)
+            middle = time.perf_counter_ns()
+            assert claimed is not None
+            rows.finish(
+                tx, claimed[0], Outcome(200, headers_json=HEADERS, answer_ref=rows.INLINE_REF), BODY, None
+            )
+            times["claim"].append(middle - began)
+            times["complete"].append(time.perf_counter_ns() - middle)
+
+        await store.write(act)
+        asked = head + SAMPLES + (n * 7919) % max(1, depth - SAMPLES - 1)
+        find = functools.partial(rows.find, app="ada/digits", request_id=request(asked).request_id)
+        began = time.perf_counter_ns()
+        row = await store.read(find)
+        line.position(row.id, is_low=False)
+        times["position"].append(time.perf_counter_ns() - began)
+    return {name: statistics.median(values) / 1000 for name, values in times.items()}
+
+
+async def depth_curve(home: Path, depths: tuple[int, ...]) -> dict[int, dict[str, float]]:
+    """Fill a store step by step and measure at each depth."""
+    store, _ = open_store(Places(home), asyncio.get_running_loop())
+    line = Line("ada/digits", lambda key, id, door: None)
+    curve: dict[int, dict[str, float]] = {}
+    made = 1
+    for depth in depths:
+        await fill(store, line, made, depth + 1 + SAMPLES * len(curve))
+        made = max(made, depth + 1 + SAMPLES * len(curve))
+        curve[depth] = await sample(store, line, depth)
+        print(
+            f"  {depth:>9,} waiting: " + ", ".join(f"{k} {v:.0f} us" for k, v in curve[depth].items()),
+            flush=True,
+        )
+    await store.close()
+    return curve
+
+
+def depth_figures(depths: tuple[int, ...] = DEPTHS) -> list[Figure]:
+    """Measure the curve; its last point is held against its first."""
+    with tempfile.TemporaryDirectory(prefix="fal-") as folder:
+        curve = asyncio.run(depth_curve(Path(folder), depths))
+    first, last = curve[depths[0]], curve[depths[-1]]
+    return [
+        median_of(
+            f"{act} at {depths[-1]:.0e} / at {depths[0]:.0e}",
+            [last[act] / first[act]],
+            "x",
+            needed=1.2,
+            goal=1.2,
+        )
+        for act in ("claim", "complete", "position")
+    ]
+
+
+SOURCE = """
+import time
+import fal_notebook as fal
+from pydantic import BaseModel
+
+class Question(BaseModel):
+    prompt: str
+    steps: int = 1
+
+class NAME(fal.App):
+    keep_alive = 600
+    max_multiplexing = 16
+
+    def setup(self):
+        time.sleep(SETUP)
+
+    @fal.endpoint("/")
+    async def work(self, question: Question) -> dict:
+        return {"n": question.steps}
+"""
+
+
+def door_figures(rounds: int) -> list[Figure]:
+    """Submissions, runners held back, beside calls of the same backend; then whole ways of single requests."""
+    ratio: list[float] = []
+    rates: dict[str, list[float]] = {"calls": [], "submissions": []}
+    with stack() as live:
+        live.deploy(SOURCE.replace("NAME", "Quick").replace("SETUP", "0"))
+        held = SOURCE.replace("NAME", "Held").replace("SETUP", "500")
+        live.deploy(held, "--strategy", "recreate", name="held.py")
+        script = live.file("post.lua", SCRIPT.replace("fk_bench:secret", live.key))
+        for _ in range(rounds):
+            call = wrk(f"{live.url}/run/{live.owner}/quick", script, connections=16, seconds=3)
+            queued = wrk(f"{live.url}/queue/{live.owner}/held", script, connections=16, seconds=3)
+            rates["calls"].append(call.rate)
+            rates["submissions"].append(queued.rate)
+            ratio.append(queued.rate / call.rate)
+        whole = [_whole_way(live) for _ in range(100)]
+    return [
+        median_of(
+            "durable submit / sync call, c=16, runners held back",
+            ratio,
+            "x",
+            needed=0.5,
+            goal=0.5,
+            at_most=False,
+        ),
+        *(median_of(f"{name} a second, c=16", found, "/s") for name, found in rates.items()),
+        median_of("submit to result in hand, idle system", whole, "ms", needed=8, goal=8),
+    ]
+
+
+def _whole_way(live: Stack) -> float:
+    """Return the milliseconds from submission to result of a caller that is woken by the status stream."""
+    url = f"{live.url}/queue/{live.owner}/quick"
+    began = time.perf_counter()
+    with httpx.Client(headers={"authorization": f"Key {live.key}"}, timeout=30) as client:
+        id = client.post(url, json={"prompt": "a cat"}).json()["request_id"]
+        with client.stream("GET", f"{url}/requests/{id}/status/stream") as told:
+            for _ in told.iter_lines():
+                pass
+        client.get(f"{url}/requests/{id}").raise_for_status()
+    return (time.perf_counter() - began) * 1000
+
+
+def run(rounds: int = 3) -> list[Figure]:
+    """Measure all of it."""
+    return [*door_figures(rounds), *depth_figures()]
