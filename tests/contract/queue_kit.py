@@ -151,7 +151,7 @@ class Rig:
         adopted = asyncio.Event()
         adopted.set()
         self.running = asyncio.ensure_future(self.queue.run(adopted))
-        await asyncio.sleep(0)
+        await self.queue.opened.wait()
 
     async def submit(self, body: bytes = b"{}", alias: str = "digits", **more: Any) -> str:
         route = self.dispatch.find(f"ada/{alias}".encode())

@@ -8,10 +8,7 @@ anything new is started.
 from __future__ import annotations
 
 import asyncio
-import functools
-import hashlib
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -25,8 +22,10 @@ from fal_backend.ports import LiveRequest, OpClass, Payload, Payloads, Reader, R
 from fal_backend.services import queue_rows as rows
 from fal_backend.services.couriers import Broken, Courier
 from fal_backend.services.dispatch import Dispatch, Door
+from fal_backend.services.queue_accept import LOW, new_request, no_room, platform_answer
 from fal_backend.services.queue_lines import Alarms, Line
-from fal_backend.services.queue_runs import Control, Runs, decode_headers, encode_headers, is_same
+from fal_backend.services.queue_runs import Control, Runs, decode_headers, is_same
+from fal_backend.services.queue_tail import Tail
 from fal_backend.services.queue_values import (
     Accepted,
     CancelOutcome,
@@ -56,28 +55,6 @@ KEEP_US = 24 * 3600 * 1_000_000
 _TRIM_STEP = 500
 _TRIM_EVERY_S = 600.0
 _CHUNK = 500
-_LOW = "low"
-_NOT_KEPT = frozenset(
-    {
-        b"authorization",
-        b"connection",
-        b"content-length",
-        b"cookie",
-        b"expect",
-        b"host",
-        b"http2-settings",
-        b"idempotency-key",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-fal-endpoint",
-        b"x-fal-request-id",
-    }
-)
 
 
 class Queue:
@@ -119,7 +96,8 @@ class Queue:
         """Submissions on their way to the disk, by app."""
         self._numbers = itertools.count(1)
         self._ids = RequestIds()
-        self._is_open = False
+        self.opened = asyncio.Event()
+        """Set while what waits may be started: after what runs was attached to."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.on_done: Callable[[Request], None] = lambda row: None
         """Told of each request that has ended, after the commit."""
@@ -147,7 +125,7 @@ class Queue:
         """Attach to what runs, then start what waits, until cancelled; old requests go now and then."""
         await adopted.wait()
         await self._attach()
-        self._is_open = True
+        self.opened.set()
         for line in list(self._lines.values()):
             self._offer(line)
         while True:
@@ -156,7 +134,7 @@ class Queue:
 
     async def close(self) -> None:
         """Let go of everything; runners go on with what they have."""
-        self._is_open = False
+        self.opened.clear()
         self._alarms.close()
         tasks = list(self._tasks)
         for task in tasks:
@@ -176,7 +154,7 @@ class Queue:
         try:
             return await self._payloads.save(chunks, limit)
         except LimitError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
 
     async def submit(self, submission: Submission) -> Accepted:
         """Return once the request is durable. Raises: Refusal 404, 422, 429, 507."""
@@ -186,18 +164,18 @@ class Queue:
         line = self._line(key)
         if line.waiting() + self._pending[key] >= DEPTH_LIMIT:
             raise Refusal(429, "Too many requests wait for this app", None, ((b"retry-after", b"10"),))
-        row, body = self._row(submission)
+        row, body = new_request(submission, next(self._numbers), self._ids.next())
         self._pending[key] += 1
         try:
             stored = await self._store.write(lambda tx: rows.accept(tx, row, body), OpClass.ACCEPT)
         except LimitError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         finally:
             self._pending[key] -= 1
         if stored is not row:
             if isinstance(submission.body, Payload):
                 await self._payloads.drop([submission.body.name])
-            position = line.position(stored.id, is_low=stored.lane == _LOW)
+            position = line.position(stored.id, is_low=stored.lane == LOW)
             return Accepted(stored.request_id, position, is_new=False)
         if row.start_deadline is not None:
             self._alarms.add(row.id, row.start_deadline)
@@ -205,45 +183,6 @@ class Queue:
         position = line.position(row.id, is_low=submission.is_low)
         self._offer(line)
         return Accepted(row.request_id, position)
-
-    def _row(self, submission: Submission) -> tuple[Request, bytes | None]:
-        info, now = submission.route.info, rows.now_us()
-        body = submission.body if isinstance(submission.body, bytes) else None
-        ref = rows.file_ref(submission.body.name) if isinstance(submission.body, Payload) else None
-        idempotency = input_hash = None
-        if submission.idempotency_key is not None:
-            endpoint = submission.route.key + submission.path
-            idempotency = rows.idempotency_of(info.account, endpoint, submission.idempotency_key)
-            input_hash = (
-                submission.body.sha256
-                if isinstance(submission.body, Payload)
-                else hashlib.sha256(submission.body).hexdigest()
-            )
-        limits_s = [s for s in (submission.start_timeout_s, info.start_timeout_s) if s]
-        start_s = min(limits_s) if limits_s else None
-        row = Request(
-            id=next(self._numbers),
-            request_id=self._ids.next(),
-            account=info.account,
-            app=submission.route.key,
-            method=submission.method,
-            path=submission.path + submission.query,
-            headers_json=_kept_headers(submission.headers),
-            lane=_LOW if submission.is_low else "normal",
-            state=RequestState.QUEUED.value,
-            submitted_at=now,
-            caller=submission.caller,
-            input_ref=rows.INLINE_REF if body else ref,
-            start_deadline=None if start_s is None else now + int(start_s * 1e6),
-            deadline_by_caller=int(start_s is not None and start_s == submission.start_timeout_s),
-            no_retry=int(submission.no_retry),
-            store_io=int(submission.store_io),
-            hint=submission.hint,
-            webhook=submission.webhook,
-            idempotency=idempotency,
-            input_hash=input_hash,
-        )
-        return row, body
 
     # Asking
 
@@ -261,7 +200,7 @@ class Queue:
         """Yield where it stands, then each change, the completed view last. Raises: Refusal 404 at once."""
         row = await self._find(owner, alias, request_id)
         watched = self._watch.watch(request_id)
-        tail = _Tail(self._logs, request_id, watched.set) if logs else None
+        tail = Tail(self._logs, request_id, watched.set) if logs else None
         told: StatusView | None = None
         try:
             while True:
@@ -287,8 +226,8 @@ class Queue:
         if row.state == RequestState.LEASED:
             await watched.wait()
             return
-        before = line.position(row.id, is_low=row.lane == _LOW)
-        while line.position(row.id, is_low=row.lane == _LOW) == before and not watched.is_set():
+        before = line.position(row.id, is_low=row.lane == LOW)
+        while line.position(row.id, is_low=row.lane == LOW) == before and not watched.is_set():
             line.moved.clear()
             waits = [asyncio.ensure_future(watched.wait()), asyncio.ensure_future(line.moved.wait())]
             try:
@@ -311,7 +250,7 @@ class Queue:
         if row.state != RequestState.DONE:
             raise Refusal(400, "Request is still in progress")
         if row.answer_headers_json is None:
-            return _platform_answer(row)
+            return platform_answer(row)
         name = rows.file_of(row.answer_ref)
         if row.answer_ref == rows.INLINE_REF and body is None:
             raise Refusal(404, "The answer is not kept any longer: it was asked not to be stored")
@@ -364,7 +303,7 @@ class Queue:
         phase, position, inference_s = Phase.IN_PROGRESS, None, None
         if row.state in (RequestState.QUEUED, RequestState.DELAYED):
             phase, logs = Phase.IN_QUEUE, None
-            position = self._line(row.app).position(row.id, is_low=row.lane == _LOW)
+            position = self._line(row.app).position(row.id, is_low=row.lane == LOW)
         elif row.state == RequestState.DONE:
             phase = Phase.COMPLETED
             if row.runner is not None and row.started_at is not None and row.ended_at is not None:
@@ -445,11 +384,11 @@ class Queue:
             self._spawn(self._drop_all([one.id]), "drop")
             return
         line = self._line(one.app)
-        line.join(one.id, is_low=one.lane == _LOW, hint=one.hint)
+        line.join(one.id, is_low=one.lane == LOW, hint=one.hint)
         self._offer(line)
 
     def _offer(self, line: Line) -> None:
-        if self._is_open and line.waiting():
+        if self.opened.is_set() and line.waiting():
             self._dispatch.offer(line.key, line)
 
     def _line(self, key: str) -> Line:
@@ -548,52 +487,6 @@ class Queue:
         task.add_done_callback(self._tasks.discard)
 
 
-class _Tail:
-    """The new lines of a followed request; it moves to the next runner with its request."""
-
-    def __init__(self, logs: RequestLogs, request_id: str, ring: Callable[[], None]) -> None:
-        self._logs = logs
-        self._request_id = request_id
-        self._ring = ring
-        self._runner: str | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._came: list[LogEntry] = []
-        self._told: set[LogEntry] = set()
-
-    async def use(self, row: Request) -> None:
-        """Read from the runner that has the request now; all of it once it has ended."""
-        if row.state == RequestState.DONE and row.runner is not None:
-            await self.close()
-            for entry in await self._logs.lines(row.runner, self._request_id):
-                self._note(entry)
-        elif row.runner is not None and row.runner != self._runner and row.state == RequestState.LEASED:
-            await self.close()
-            self._runner = row.runner
-            self._task = asyncio.create_task(self._read(row.runner), name=f"logs of {self._request_id}")
-
-    def take(self) -> tuple[LogEntry, ...]:
-        """Return what came since it was last asked."""
-        came, self._came = self._came, []
-        return tuple(came)
-
-    async def close(self) -> None:
-        """Read no more."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def _note(self, entry: LogEntry) -> None:
-        if entry not in self._told:
-            self._told.add(entry)
-            self._came.append(entry)
-
-    async def _read(self, runner_id: str) -> None:
-        async for entry in self._logs.follow(runner_id, self._request_id):
-            self._note(entry)
-            self._ring()
-
-
 def _load(reader: Reader) -> tuple[int, list[LiveRequest]]:
     return reader.requests.last_id(), list(reader.requests.live())
 
@@ -602,44 +495,6 @@ def _live_of(row: Request) -> LiveRequest:
     return LiveRequest(
         row.id, row.app, row.lane, row.state, row.not_before, row.start_deadline, row.hint, row.submitted_at
     )
-
-
-@functools.lru_cache(512)
-def _kept_headers(headers: tuple[tuple[bytes, bytes], ...]) -> str:
-    """Return the headers for the App as JSON: no key, nothing hop-by-hop, nothing that is ours to say.
-
-    Callers repeat themselves, so that the last few are remembered.
-    """
-    lowered = ((name.lower(), value) for name, value in headers)
-    return encode_headers(
-        tuple(
-            (name, value)
-            for name, value in lowered
-            if name not in _NOT_KEPT and not name.startswith(b"x-fal-nb-")
-        )
-    )
-
-
-def _no_room(error: LimitError) -> Refusal:
-    if error.code == "limit.disk_full":
-        return Refusal(507, error.message, None, ((b"retry-after", b"30"),))
-    return Refusal(413, "The body is too large")
-
-
-def _platform_answer(row: Request) -> StoredAnswer:
-    """Return the answer that the platform gives where the App gave none."""
-    headers = [(b"content-type", b"application/json")]
-    if row.error_type is not None:
-        headers.append((b"x-fal-error-type", row.error_type.encode()))
-    if row.status_code == 504 and row.error_type is None:
-        headers.append((b"x-fal-request-timeout-type", b"user"))
-    body = problem_body(row.error or "", row.error_type)
-    return StoredAnswer(row.status_code or 500, tuple(headers), body, row.error_type, row.caller, row.account)
-
-
-def problem_body(detail: str, error_type: str | None) -> bytes:
-    """Return the body of a platform error."""
-    return json.dumps({"detail": detail} | ({"error_type": error_type} if error_type else {})).encode()
 
 
 async def _told(work: Any, about: str) -> None:

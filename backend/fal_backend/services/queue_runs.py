@@ -190,6 +190,7 @@ class Runs:
             lease_us = int(LEASE_S * 1e6)
             claimed = await self._store.write(lambda tx: rows.claim(tx, id, runner, lease_us))
             if claimed is None:
+                self._on_end(key)
                 return
             row, body = claimed
             live = _Live(row, door, door.control)
@@ -274,7 +275,14 @@ class Runs:
         except asyncio.CancelledError:
             if not live.is_lease_over:
                 raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
             return self._failed(row, Failure.DISCONNECTED, "nobody could say that it lives")
+        except Exception:
+            log.exception("queue.try_broken", request_id=row.request_id)
+            fault = Outcome(500, "internal_error", "Internal Server Error")
+            return _Verdict(Ended(row.attempt, fault), Verdict(RunnerAct.KEEP))
         return self._answered(live.row, reply)
 
     def _limit_s(self, row: Request) -> float | None:
