@@ -116,7 +116,10 @@ class Gateway:
         caller = call.caller
         call.target = target = self._target(caller.target)
         call.route = route = self._route(target)
-        known = self._known(route, caller)
+        if caller.token is None:
+            known = may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
+        else:
+            known = self._known(route, caller)
         self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
         self._set_start_limit(call)
         door = None
