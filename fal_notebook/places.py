@@ -145,6 +145,11 @@ class Places:
         return self.keys / "signing.json"
 
     @property
+    def webhook_keys(self) -> Path:
+        """JSON, mode 0600: what signs webhooks."""
+        return self.keys / "webhooks.json"
+
+    @property
     def tls(self) -> Path:
         """The local certificate authority (key 0600), the server's certificate, the bundle for callers."""
         return self.home / "tls"

@@ -55,6 +55,8 @@ class Settings:
     """Calls with one key for each second, 0 for no limit; None: the house's default."""
     address_rate: float | None = None
     """The same for calls without a key from one address."""
+    webhook_allow: tuple[str, ...] = ()
+    """Hosts, addresses and networks that webhooks may go to beside the internet."""
 
     @classmethod
     def parse(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -87,6 +89,7 @@ class Settings:
             machines_file=args.machines,
             key_rate=args.key_rate,
             address_rate=args.address_rate,
+            webhook_allow=tuple(args.webhook_allow),
         )
 
 
@@ -110,6 +113,7 @@ class SuperviseSettings:
     machines_file: Path | None = None
     key_rate: float | None = None
     address_rate: float | None = None
+    webhook_allow: tuple[str, ...] = ()
     orphan_grace_s: float = 60.0
     """How long the runner host outlives a supervisor that was killed."""
 
@@ -140,6 +144,7 @@ class SuperviseSettings:
             machines_file=args.machines,
             key_rate=args.key_rate,
             address_rate=args.address_rate,
+            webhook_allow=tuple(args.webhook_allow),
             orphan_grace_s=args.orphan_grace_s,
         )
 
@@ -154,6 +159,8 @@ def backend_arguments(settings: SuperviseSettings, url: str, instance_id: str) -
         words += ["--allow-origin", origin]
     for host in settings.allow_hosts:
         words += ["--allow-host", host]
+    for host in settings.webhook_allow:
+        words += ["--webhook-allow", host]
     if settings.key_rate is not None:
         words += ["--key-rate", f"{settings.key_rate:g}"]
     if settings.address_rate is not None:
@@ -168,6 +175,13 @@ def _parser(door: str) -> argparse.ArgumentParser:
     parser.add_argument("--idle-exit-s", type=float, default=_IDLE_EXIT_S)
     parser.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN")
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST")
+    parser.add_argument(
+        "--webhook-allow",
+        action="append",
+        default=[],
+        metavar="HOST|NETWORK",
+        help="let webhooks go there too",
+    )
     parser.add_argument(
         "--key-rate", type=float, metavar="N", help="calls a second with one key; 0: no limit"
     )

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import anyio._backends._asyncio  # noqa: F401 - Starlette's streams load it late; nothing is imported after ready
 import structlog
 import uvloop
 
@@ -39,6 +40,8 @@ from fal_backend.adapters.store.opening import SchemaTooOld, open_store
 from fal_backend.adapters.store.retention import keep_trimming
 from fal_backend.adapters.store.store import SqliteStore
 from fal_backend.adapters.tls import LocalAuthority
+from fal_backend.adapters.webhook_keys import load_webhook_keys
+from fal_backend.adapters.webhook_post import WebhookPost
 from fal_backend.api.auth import Auth
 from fal_backend.api.control import Control, Identity, control_app
 from fal_backend.api.courier import RunnerCourier
@@ -51,7 +54,9 @@ from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
+from fal_backend.api.webhooks import published_keys, webhook_routes
 from fal_backend.domain.records import Account, Runner, RunnerPhase
+from fal_backend.domain.webhook_guard import Allowed
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Deploy
@@ -68,8 +73,9 @@ from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.sessions import Sessions
+from fal_backend.services.webhooks import Webhooks
 from fal_backend.settings import Settings
-from fal_notebook.errors import FalError
+from fal_notebook.errors import BackendError, FalError
 
 __all__ = ["run"]
 
@@ -103,6 +109,7 @@ class _House:
     streams: Streams
     files: Files
     queue: Queue
+    webhooks: Webhooks
     adopted: asyncio.Event
     edge: Edge
 
@@ -187,8 +194,16 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         provider=hosts,
         control=QueueControl(ledger, fleet, dispatch),
     )
+    webhooks = Webhooks(
+        store=store,
+        payloads=payloads,
+        sender=WebhookPost(_allowed(settings)),
+        signer=load_webhook_keys(places.webhook_keys),
+    )
+    queue.use_hook(webhooks.note_end)
+    queue.on_done = webhooks.ring
     streams = Streams()
-    idleness = Idleness(ledger, lambda: streams.open)
+    idleness = Idleness(ledger, lambda: streams.open + webhooks.is_busy)
     identity = Identity(
         instance_id=settings.instance_id,
         version=_version(),
@@ -228,13 +243,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates)
     edge = Edge(
         gateway,
-        control_app(control),
+        control_app(control, webhook_routes(webhooks)),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
-        queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates),
+        queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates, check_webhook=webhooks.check),
         storage=storage,
         tokens=tokens,
         messages=MessageDoor(gateway.admits, gateway.begin),
         rates=rates,
+        webhook_keys=lambda: published_keys(webhooks),
         url=settings.url,
         allow_hosts=settings.allow_hosts,
         allow_origins=settings.allow_origins,
@@ -252,9 +268,21 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         streams,
         files,
         queue,
+        webhooks,
         news.adopted,
         edge,
     )
+
+
+def _allowed(settings: Settings) -> Allowed:
+    try:
+        return Allowed.parse(settings.webhook_allow)
+    except ValueError as error:
+        raise BackendError(
+            f"--webhook-allow: {error}.",
+            code="backend.bad_setting",
+            fix="Name a host, an address or a network.",
+        ) from error
 
 
 def _rate_limits(settings: Settings) -> RateLimits:
@@ -280,6 +308,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
     tcp, api = socket.socket(fileno=settings.fds.tcp), socket.socket(fileno=settings.fds.api)
     house.reconcile.open_routes()
     house.sessions.resume()
+    await house.webhooks.load()
     await house.queue.load()
     tasks = [
         _task("reconcile", house.reconcile.run()),
@@ -287,6 +316,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("retention", keep_trimming(house.store)),
         _task("files", house.files.run()),
         _task("queue", house.queue.run(house.adopted)),
+        _task("webhooks", house.webhooks.run()),
         _task("serve", serve(house.edge, tcp=tcp, api=api, tls=tls)),
         _task("told", told.wait()),
     ]

@@ -44,7 +44,7 @@ from fal_notebook.wire import (
     SessionRequest,
 )
 
-__all__ = ["Control", "Identity", "control_app"]
+__all__ = ["PREFIX", "Control", "Identity", "Who", "control_app"]
 
 PREFIX = "/api/v1"
 JSON_LIMIT = 16 * 1024 * 1024
@@ -301,8 +301,8 @@ _ROUTES: tuple[tuple[str, str, str, int], ...] = (
 )
 
 
-def control_app(control: Control) -> ASGIApp:
-    """Return the application for `/api/`."""
+def control_app(control: Control, *rooms: Callable[[FastAPI], None]) -> ASGIApp:
+    """Return the application for `/api/`; rooms add routes of their own."""
     app = FastAPI(
         title="fal-notebook control API",
         version="1",
@@ -315,6 +315,8 @@ def control_app(control: Control) -> ASGIApp:
     for method, path, name, status in _ROUTES:
         handler: Callable[..., Any] = getattr(control, name)
         app.add_api_route(PREFIX + path, handler, methods=[method], status_code=status, name=name)
+    for room in rooms:
+        room(app)
     # Built now: the first answer would pay for it, and nothing may be imported after ready.
     app.openapi()
     return _BodyLimit(app)

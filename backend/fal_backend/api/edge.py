@@ -55,6 +55,7 @@ class Edge:
         tokens: Tokens | None = None,
         messages: MessageDoor | None = None,
         rates: Rates | None = None,
+        webhook_keys: Callable[[], bytes] | None = None,
         url: str,
         allow_hosts: Sequence[str] = (),
         allow_origins: Sequence[str] = (),
@@ -70,6 +71,7 @@ class Edge:
         self._tokens = tokens
         self._messages = messages
         self._rates = rates or Rates()
+        self._webhook_keys = webhook_keys
         self._control = control
         self._pages = pages
         self._ready = ready
@@ -129,7 +131,7 @@ class Edge:
             (b"access-control-allow-origin", origin),
             (
                 b"access-control-expose-headers",
-                b"x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type",
+                b"etag, x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type",
             ),
             (b"vary", b"origin"),
         ]
@@ -169,11 +171,8 @@ class Edge:
             await self._storage(scope, receive, send)
         elif path in ("/rest/tokens/", "/rest/tokens") and self._tokens is not None:
             await self._tokens(scope, receive, send)
-        elif path == "/healthz":
-            await _answer(send, 200, [(b"content-type", _JSON)], b'{"status":"ok"}')
-        elif path == "/readyz":
-            status, body = (200, b'{"ready":true}') if self._ready() else (503, b'{"ready":false}')
-            await _answer(send, status, [(b"content-type", _JSON)], body)
+        elif (said := self._said(path)) is not None:
+            await _answer(send, said[0], [(b"content-type", _JSON)], said[1])
         elif path == "/metrics":
             await _answer(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], self._gateway.metrics())
         elif path == "/run":
@@ -185,6 +184,16 @@ class Edge:
             )
         else:
             await self._pages(scope, receive, send)
+
+    def _said(self, path: str) -> tuple[int, bytes] | None:
+        """Return status and JSON of what the house says to everybody."""
+        if path == "/healthz":
+            return 200, b'{"status":"ok"}'
+        if path == "/readyz":
+            return (200, b'{"ready":true}') if self._ready() else (503, b'{"ready":false}')
+        if path == "/rest/.well-known/jwks.json" and self._webhook_keys is not None:
+            return 200, self._webhook_keys()
+        return None
 
     def _patient(self, scope: Any, send: ASGISendCallable) -> ASGISendCallable:
         """Answer 429 instead of 401 to an address that has shown too many wrong keys."""
@@ -219,7 +228,9 @@ _PREFLIGHT = [
                 b"authorization",
                 b"content-type",
                 b"idempotency-key",
+                b"x-fal-file-name",
                 b"x-fal-no-retry",
+                b"x-fal-object-lifecycle",
                 b"x-fal-object-lifecycle-preference",
                 b"x-fal-queue-priority",
                 b"x-fal-request-timeout",

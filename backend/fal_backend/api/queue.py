@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 from fal_backend.api.access import Authority, Known, check_submitter, known_caller, may_call
@@ -69,7 +69,10 @@ class QueueDoor:
         *,
         url: str,
         rates: Rates | None = None,
+        check_webhook: Callable[[str], None] = lambda url: None,
     ) -> None:
+        """check_webhook raises Refusal where an address is not to be called."""
+        self._check_webhook = check_webhook
         self._queue = queue
         self._dispatch = dispatch
         self._auth = auth
@@ -120,6 +123,8 @@ class QueueDoor:
         now = asyncio.get_running_loop().time()
         self._rates.count(None if known is None else known.key_id, caller.connection.address, now)
         start_timeout_s = _start_timeout(found.get(b"x-fal-request-timeout"))
+        if target.webhook is not None:
+            self._check_webhook(target.webhook)
         body = await self._body(caller)
         submission = Submission(
             route=route,

@@ -30,6 +30,8 @@ __all__ = [
     "Runner",
     "RunnerPhase",
     "Session",
+    "Webhook",
+    "WebhookState",
 ]
 
 
@@ -77,6 +79,16 @@ class FileState(StrEnum):
     OPEN = "open"
     """Its address was given out; its bytes are not all there."""
     READY = "ready"
+
+
+class WebhookState(StrEnum):
+    """How far a webhook is."""
+
+    PENDING = "pending"
+    """It will be tried, or is being tried."""
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    """No try is left, or none may be made; it can be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +362,33 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Word of a request's end, to be sent to where its caller wants it."""
+
+    id: str
+    """The request's id."""
+    request: int
+    """Its sequence number."""
+    account: str
+    """Owner of the app."""
+    app: str
+    """Alias."""
+    url: str
+    state: str
+    """A `WebhookState` value."""
+    created_at: int
+    due_at: int | None
+    """When it is tried next; None: it is not."""
+    attempts: int = 0
+    """Tries so far, since it was last asked for."""
+    status_code: int | None = None
+    """The receiver's last answer."""
+    error: str | None = None
+    ended_at: int | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """A numbered fact, written in the transaction of the change that it tells of."""
 
@@ -374,6 +413,7 @@ Named = (
     | Session
     | Attempt
     | File
+    | Webhook
 )
 """Every record with a name; requests have numbers."""
 

@@ -254,7 +254,8 @@ class Queue:
         name = rows.file_of(row.answer_ref)
         if row.answer_ref == rows.INLINE_REF and body is None:
             raise Refusal(404, "The answer is not kept any longer: it was asked not to be stored")
-        if not row.store_io:
+        # A webhook needs it until it is delivered, and then drops it.
+        if not row.store_io and row.webhook is None:
             self._spawn(self._drop_answer(row), "drop answer")
         return StoredAnswer(
             row.status_code or 500,

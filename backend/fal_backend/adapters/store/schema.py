@@ -44,6 +44,7 @@ from fal_backend.domain.records import (
     Revision,
     Runner,
     Session,
+    Webhook,
 )
 
 __all__ = [
@@ -59,7 +60,7 @@ __all__ = [
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0003"
+SCHEMA_NUMBER = "0004"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
@@ -94,6 +95,7 @@ LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
     File: (("account",), ("state",), ("sha256",)),
     Request: (("request_id",),),
     Attempt: (("request",),),
+    Webhook: (("account", "created_at"), ("account",)),
 }
 """The sets of columns that `Reader.find` may compare, each served by an index."""
 
@@ -173,6 +175,10 @@ _REQUEST = TABLES[Request].c
 _partial("request_live", _REQUEST.ended_at.is_(None), _REQUEST.app, _REQUEST.lane, _REQUEST.id)
 _partial("request_ended", _REQUEST.ended_at.is_not(None), _REQUEST.ended_at)
 _partial("request_by_idempotency", _REQUEST.idempotency.is_not(None), _REQUEST.idempotency)
+
+_WEBHOOK = TABLES[Webhook].c
+_partial("webhook_due", _WEBHOOK.due_at.is_not(None), _WEBHOOK.due_at, _WEBHOOK.id, _WEBHOOK.url)
+_partial("webhook_ended", _WEBHOOK.ended_at.is_not(None), _WEBHOOK.ended_at)
 
 BODY = Table(
     "body",

@@ -21,6 +21,7 @@ from sqlalchemy.types import Integer
 
 from fal_backend.adapters.store.request_statements import RequestStatements
 from fal_backend.adapters.store.schema import EVENT, LOOKUPS, META, TABLES
+from fal_backend.adapters.store.webhook_statements import WebhookStatements
 from fal_backend.domain.records import Record
 
 __all__ = ["RecordStatements", "Statement", "Statements", "sqlite_dialect"]
@@ -134,6 +135,7 @@ class Statements:
         self.last_to_trim = self._compile(self._last_to_trim())
         self.trim_events = self._compile(delete(EVENT).where(EVENT.c.n <= _bound(EVENT.c.n)))
         self.requests = RequestStatements(self._compile)
+        self.webhooks = WebhookStatements(self._compile)
         self.records: dict[type[Any], RecordStatements] = {
             kind: self._record(kind, table) for kind, table in TABLES.items()
         }
@@ -191,6 +193,7 @@ class Statements:
         for key, statement in self.events.items():
             yield f"events{key}", statement
         yield from self.requests.all()
+        yield from self.webhooks.all()
         for kind, made in self.records.items():
             for name in ("get", "insert", "put", "delete", "update"):
                 if getattr(made, name) is not None:

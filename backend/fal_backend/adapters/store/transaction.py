@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from fal_backend.adapters.store.requests import SqliteRequests
 from fal_backend.adapters.store.schema import LOOKUPS, shape_of
 from fal_backend.adapters.store.statements import RecordStatements, Statement, Statements
+from fal_backend.adapters.store.webhooks import SqliteWebhooks
 from fal_backend.domain.records import EventRow, Record
 from fal_backend.ports import Conflict
 
@@ -39,6 +40,11 @@ class SqliteReader:
     def requests(self) -> SqliteRequests:
         """The queue's rows."""
         return SqliteRequests(self._connection, self._statements.requests)
+
+    @property
+    def webhooks(self) -> SqliteWebhooks:
+        """Webhooks' rows."""
+        return SqliteWebhooks(self._connection, self._statements.webhooks)
 
     def run(self, statement: Statement, args: dict[str, Any]) -> sqlite3.Cursor:
         """Execute one statement of `statements.py`."""
