@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from traitlets.config import Config
 
 from fal_notebook.config import resolve
 from fal_notebook.places import Places, default_home
@@ -43,11 +45,15 @@ def execute() -> None:
             say(f"  {time.monotonic() - began.get(cell_index, time.monotonic()):5.1f} s  {first_line(cell)}")
 
     book = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(
-        book, timeout=600, kernel_name="python3", on_cell_start=start, on_cell_executed=complete,
-        resources={"metadata": {"path": str(NOTEBOOK.parent)}},
-    )  # fmt: skip
-    client.execute()
+    with tempfile.TemporaryDirectory(prefix="fal-", dir="/tmp") as folder:
+        # Sockets of files, which nobody else can reach: over TCP the kernel warns that it is not encrypted.
+        config = Config()
+        config.KernelManager.transport, config.KernelManager.ip = "ipc", f"{folder}/k"
+        client = NotebookClient(
+            book, timeout=600, kernel_name="python3", on_cell_start=start, on_cell_executed=complete, config=config,
+            resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+        )  # fmt: skip
+        client.execute()
 
 
 def main() -> int:

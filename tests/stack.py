@@ -5,6 +5,7 @@ Rules: everything started here is ended here; waiting is for a condition with a 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,8 @@ __all__ = ["Cell", "Notebook", "Stack", "alive", "process_ids_with", "stack", "w
 
 # One client, for its TLS settings cost more than a call; no connection is kept, for backends come and go.
 _CALLER = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+
+_numbers = itertools.count(1)
 
 FAL_NB = [sys.executable, "-m", "fal_notebook.cli"]
 
@@ -307,7 +310,9 @@ class Notebook:
     def __init__(self, stack: Stack, *, load: bool = True, cwd: Path | None = None) -> None:
         self.stack = stack
         self.folder = cwd or stack.root
-        self.manager = KernelManager(kernel_name="python3")
+        # Sockets of files: over TCP the kernel warns that it is not encrypted. Each kernel has names of its own.
+        name = f"{stack.root}/k{next(_numbers)}"
+        self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=name)
         self.manager.start_kernel(
             env=stack.env, cwd=str(self.folder), extra_arguments=["--HistoryManager.enabled=False"]
         )
