@@ -95,7 +95,7 @@ def test_a_request_starts_a_runner_and_its_answer_is_kept(live: Stack) -> None:
 
 
 def test_a_call_through_a_kill_of_the_backend_runs_once(live: Stack) -> None:
-    request_id = submit(live, name="long", seconds=6)
+    request_id = submit(live, name="long", seconds=10)
     wait_for("the call to run", lambda: begun(live, "long") == 1)
     old = live.backend_pid
     os.kill(old, signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_call_through_a_kill_of_the_backend_runs_once(live: Stack) -> None:
 
 def test_a_call_whose_runner_is_killed_is_made_again_and_answered_once(live: Stack) -> None:
     pid = result(live, submit(live, name="who"))["pid"]
-    request_id = submit(live, name="struck", seconds=2)
+    request_id = submit(live, name="struck", seconds=8)
     wait_for("the call to run", lambda: begun(live, "struck") == 1)
     os.kill(int(pid), signal.SIGKILL)
     answer = result(live, request_id)
