@@ -8,6 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Request, expect
 
+from tests.browser.axe import violations
 from tests.browser.conftest import Session
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -164,8 +165,10 @@ def test_web_page_of_a_temporary_app_calls_it_under_a_strict_policy(session: Ses
     page.get_by_label("Text").fill("web")
     page.get_by_role("button", name="Run").click()
     expect(page).to_contain_text("webweb", timeout=30_000)
+    assert violations(session.page) == []
     session.picture("page-playground")
     session.page.goto(url.split("/run/")[0] + "/")
     expect(session.page.locator(".fal-card")).to_contain_text("Public apps")
+    assert violations(session.page) == []
     session.picture("page-gallery")
     assert not session.errors
