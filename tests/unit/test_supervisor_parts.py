@@ -30,6 +30,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 def test_what_the_supervisor_writes_the_backend_reads(places: Places) -> None:
     words = ["--home", str(places.home), "--embedded", "--idle-exit-s", "5"]
     words += ["--allow-origin", "https://a", "--allow-origin", "https://b", "--allow-host", "h"]
+    words += ["--key-rate", "50", "--address-rate", "0"]
     words += ["--machines", "/m.json"]
     given = SuperviseSettings.parse(words)
     environ = {"FAL_NB_FDS": json.dumps({"tcp": 3, "api": 4, "status": 5})}
@@ -38,6 +39,7 @@ def test_what_the_supervisor_writes_the_backend_reads(places: Places) -> None:
     assert (read.url, read.instance_id, read.fds.status) == ("http://x:1", "abc", 5)
     assert (read.embedded, read.idle_exit_s) == (True, 5.0)
     assert (read.allow_origins, read.allow_hosts) == (("https://a", "https://b"), ("h",))
+    assert (read.key_rate, read.address_rate) == (50.0, 0.0)
     assert read.machines_file == Path("/m.json")
 
 
