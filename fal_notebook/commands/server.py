@@ -44,6 +44,9 @@ class ServeArguments:
     )
     background: bool = flag("Return once it answers; it goes on", default=False)
     allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")
+    webhook_allow: tuple[str, ...] = flag(
+        "Let webhooks go to this host, address or network of yours", many=True, metavar="HOST"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,9 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
         flags += ["--tls-port", str(args.tls_port), "--tls-port-strict"]
     for name, rate in (("--key-rate", args.key_rate), ("--address-rate", args.address_rate)):
         flags += [name, f"{rate:g}"] if rate is not None else []
-    for origin in args.allow_origin:
-        flags += ["--allow-origin", origin]
+    for name, words in (("--allow-origin", args.allow_origin), ("--webhook-allow", args.webhook_allow)):
+        for word in words:
+            flags += [name, word]
     child = start_backend(places, flags)
     served = _served(places, wait_backend(places, child), ctx, was_running=False)
     if args.background:
