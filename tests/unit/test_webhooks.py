@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fal_backend.adapters.tls import LocalAuthority
 from fal_backend.adapters.webhook_keys import KEEP_S, LIFE_S, NOTICE_S, load_webhook_keys
 from fal_backend.adapters.webhook_post import WebhookPost
 from fal_backend.domain.records import Request, Webhook, WebhookState
@@ -335,6 +337,30 @@ async def test_a_name_is_resolved_once_and_its_second_answer_is_never_used() -> 
     second = await WebhookPost(strict, resolve=rebind).post("http://hook.example/", {}, b"{}")
     assert second.is_final
     assert "169.254.169.254" in str(second.error)
+
+
+@pytest.mark.parametrize(("name", "is_theirs"), [("hooks.internal", True), ("other.internal", False)])
+async def test_a_certificate_is_judged_by_the_name_not_by_the_address(
+    tmp_path: Path, name: str, is_theirs: bool
+) -> None:
+    authority = LocalAuthority(tmp_path / "tls", {"hooks.internal"})
+    served = authority.context()
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "tls" / "ca.pem"))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=served)
+    port = server.sockets[0].getsockname()[1]
+    post = WebhookPost(Allowed.parse([name]), resolve=lambda host, port: ["127.0.0.1"], tls=trusted)
+    tried = await post.post(f"https://{name}:{port}/", {}, b"{}")
+    server.close()
+    assert (tried.status == 200, len(seen)) == (is_theirs, int(is_theirs))
+    assert is_theirs or "certificate" in str(tried.error).lower()
 
 
 # Whose turn
