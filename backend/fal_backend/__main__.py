@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 __all__ = ["main"]
 
@@ -22,6 +24,7 @@ def _supervise(argv: Sequence[str]) -> int:
 def _backend(argv: Sequence[str]) -> int:
     # A fifth of the time to the first answer goes into collections that find nothing; `wiring` turns it on again.
     gc.disable()
+    from fal_backend.nursery import rear
     from fal_backend.settings import Settings
     from fal_backend.wiring import run
 
@@ -30,7 +33,11 @@ def _backend(argv: Sequence[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"fal-nb: {error}\n")
         return _CONFIGURATION
-    return run(settings)
+    return rear(partial(run, settings), tell=partial(_tell, settings.fds.status))
+
+
+def _tell(status: int, line: str) -> None:
+    os.write(status, f"{line}\n".encode())
 
 
 def _migrate(argv: Sequence[str]) -> int:

@@ -59,6 +59,7 @@ class Supervisor:
         self._pause_s = pause_s
         self._loop = Loop()
         self._backend: Child | None = None
+        self._backend_pid: int | None = None
         self._host: Child | None = None
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
         self._restart: Timer | None = None
@@ -119,16 +120,19 @@ class Supervisor:
         )
         os.close(status_w)
         os.close(error_w)
-        self._backend = Child(self._loop, pid, self._backend_ended)
+        self._backend, self._backend_pid = Child(self._loop, pid, self._backend_ended), pid
         follow_lines(self._loop, status_r, self._on_status)
         follow_lines(self._loop, error_r, self._on_error_line)
         self._write_backend_file()
 
     def _on_status(self, line: str) -> None:
-        if line == "READY" and self._backend is not None and not self._backend.is_ready:
+        if line.startswith("PID "):
+            self._backend_pid = int(line.removeprefix("PID "))
+            self._write_backend_file()
+        elif line == "READY" and self._backend is not None and not self._backend.is_ready:
             self._backend.is_ready = True
             took = time.monotonic() - self._backend.began
-            _say(f"backend.ready url={self._url} pid={self._backend.pid} took_s={took:.2f}")
+            _say(f"backend.ready url={self._url} pid={self._backend_pid} took_s={took:.2f}")
 
     def _on_error_line(self, line: str) -> None:
         self._last_line = line
@@ -195,7 +199,7 @@ class Supervisor:
             "instance_id": self._instance,
             "version": fal_notebook.__version__,
             "home": str(self._places.home),
-            "backend_pid": self._backend.pid if self._backend else None,
+            "backend_pid": self._backend_pid,
         }
         write_private(self._places.backend_file, json.dumps(record))
 

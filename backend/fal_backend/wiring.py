@@ -39,7 +39,6 @@ from fal_backend.adapters.store.first_start import ensure_account
 from fal_backend.adapters.store.opening import SchemaTooOld, open_store
 from fal_backend.adapters.store.retention import keep_trimming
 from fal_backend.adapters.store.store import SqliteStore
-from fal_backend.adapters.tls import LocalAuthority
 from fal_backend.adapters.webhook_keys import load_webhook_keys
 from fal_backend.adapters.webhook_post import WebhookPost
 from fal_backend.api.auth import Auth
@@ -301,7 +300,7 @@ def _is_live(ledger: Ledger, runner_id: str) -> bool:
 
 async def _live(settings: Settings, house: _House, status: _Status) -> int:
     told = asyncio.Event()
-    tls, authority = _tls(settings)
+    tls, renewal = _tls(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
@@ -320,8 +319,8 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("serve", serve(house.edge, tcp=tcp, api=api, tls=tls)),
         _task("told", told.wait()),
     ]
-    if authority is not None:
-        tasks.append(_task("tls", authority.keep()))
+    if renewal is not None:
+        tasks.append(_task("tls", renewal))
     if settings.embedded:
         tasks.append(_task("idle", house.idleness.wait(settings.idle_exit_s)))
     # What was imported stays; later collections need not look at it.
@@ -346,15 +345,18 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
 
 def _tls(
     settings: Settings,
-) -> tuple[tuple[socket.socket, ssl.SSLContext] | None, LocalAuthority | None]:
-    """Return the socket for https with its certificate, and who renews that; nothing where it is not wanted."""
+) -> tuple[tuple[socket.socket, ssl.SSLContext] | None, Coroutine[Any, Any, None] | None]:
+    """Return the socket for https with its certificate, and what renews that; nothing where it is not wanted."""
     if settings.fds.tls is None:
         return None, None
+    # Only where it is asked for: its certificates cost each start a sixth of a second. Still before READY.
+    from fal_backend.adapters.tls import LocalAuthority
+
     listener = socket.socket(fileno=settings.fds.tls)
     address = listener.getsockname()[0]
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *settings.allow_hosts}
     authority = LocalAuthority(settings.places.tls, names | ({address} - {"0.0.0.0", "::"}))
-    return (listener, authority.context()), authority
+    return (listener, authority.context()), authority.keep()
 
 
 def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -33,6 +33,30 @@ def test_backend_killed_runners_live_and_are_adopted(fresh: Stack) -> None:
     assert [r["pid"] for r in fresh.runners("echo")] == [before["pid"]]
 
 
+def parent_of(pid: int) -> int:
+    """Return a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_killed_backend_is_forked_again_from_what_is_imported(fresh: Stack) -> None:
+    old = fresh.backend_pid
+    nursery = parent_of(old)
+    os.kill(old, signal.SIGKILL)
+    new = wait_for("the next backend", lambda: (pid := fresh.backend_pid) not in (0, old) and pid)
+    assert parent_of(new) == nursery
+    assert not alive(old)
+
+
+def test_the_backends_parent_killed_takes_it_along_and_both_come_back(fresh: Stack) -> None:
+    fresh.deploy(ECHO)
+    old = fresh.backend_pid
+    before = fresh.call("echo", {}).json()
+    os.kill(parent_of(old), signal.SIGKILL)
+    wait_for("the backend to end", lambda: not alive(old))
+    after = wait_for("an answer", lambda: answers(fresh, "echo"))
+    assert after["pid"] == before["pid"]
+
+
 def test_backend_killed_while_a_cell_waits_the_deployment_still_ends(fresh: Stack) -> None:
     slow = renamed(ECHO, "Echo", "Slow").replace("self.n = 0", "self.n = 0; import time; time.sleep(4)")
     path = fresh.file("slow.py", slow)
