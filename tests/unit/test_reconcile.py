@@ -292,7 +292,7 @@ async def test_crashing_starts_back_off_and_are_counted(tmp_path: Path) -> None:
         assert crashes is not None
         assert crashes.count == 1
         assert len(home.hosts.orders) == started + 1
-        assert not home.ledger.live()
+        await home.until(lambda: not home.ledger.live())
 
 
 async def test_what_serves_no_more_is_forgotten(tmp_path: Path) -> None:

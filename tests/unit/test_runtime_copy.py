@@ -19,6 +19,7 @@ RUNNER_NEEDS = {
     "fastapi",
     "httptools",
     "pydantic",
+    "pydantic_core",
     "starlette",
     "threadpoolctl",
     "uvicorn",
