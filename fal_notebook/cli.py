@@ -57,6 +57,8 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] == "--version":
         words = ["version", *words[1:]]
+    # httpx looks for what its own command line needs (click, rich, pygments): nothing that a start should wait for.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     entry, rest = find(words, door=DOOR)
     wanted = _common(entry, rest)
     command = entry.load()

@@ -24,6 +24,8 @@ def _supervise(argv: Sequence[str]) -> int:
 def _backend(argv: Sequence[str]) -> int:
     # A fifth of the time to the first answer goes into collections that find nothing; `wiring` turns it on again.
     gc.disable()
+    # structlog draws with rich where it finds it; our lines are plain, and a start need not wait for that.
+    sys.modules["rich"] = None  # type: ignore[assignment]
     from fal_backend.nursery import rear
     from fal_backend.settings import Settings
     from fal_backend.wiring import run

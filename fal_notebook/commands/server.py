@@ -82,7 +82,12 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
         for word in words:
             flags += [name, word]
     child = start_backend(places, flags)
-    served = _served(places, wait_backend(places, child), ctx, was_running=False)
+    try:
+        served = _served(places, wait_backend(places, child), ctx, was_running=False)
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+        raise
     if args.background:
         return served
     ctx.served(served)

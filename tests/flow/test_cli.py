@@ -237,6 +237,15 @@ def test_serve_in_the_foreground_ends_with_ctrl_c() -> None:
         assert process_start_time(found["pid"]) != born
 
 
+def test_ctrl_c_while_serve_starts_leaves_nothing() -> None:
+    with stack(start=False) as empty:
+        with empty.cli_running("serve") as process:
+            wait_for("the supervisor", lambda: process_ids_with(f"supervise --home {empty.home}".replace(" ", "\0")))
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        wait_for("its end", lambda: not process_ids_with(str(empty.home)))
+
+
 def test_help_is_fast_enough_to_ask_for() -> None:
     done = subprocess.run([*FAL_NB, "--help"], capture_output=True, text=True, check=True, env=os.environ)
     assert "fal-nb deploy" in done.stdout
