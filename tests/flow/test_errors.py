@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stack import Cell, Notebook, Stack, wait_for
+from tests.stack import Cell, Notebook, Stack, stack, wait_for
 
 BODY = """
     @fal.endpoint("/")
@@ -20,6 +20,13 @@ def app(name: str, *lines: str, run: str = "return {}") -> str:
     """Return an App class: lines are its first ones, run is the endpoint's body."""
     first = "".join(f"    {line}\n" for line in ('machine_type = "XS"', *lines))
     return f"class {name}(fal.App):\n{first}{BODY.replace('return {}', run)}"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Stack]:
+    """A backend of its own: what is left over must be this file's doing."""
+    with stack() as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
