@@ -240,7 +240,10 @@ def test_serve_in_the_foreground_ends_with_ctrl_c() -> None:
 def test_ctrl_c_while_serve_starts_leaves_nothing() -> None:
     with stack(start=False) as empty:
         with empty.cli_running("serve") as process:
-            wait_for("the supervisor", lambda: process_ids_with(f"supervise --home {empty.home}".replace(" ", "\0")))
+            wait_for(
+                "the supervisor",
+                lambda: process_ids_with(f"supervise --home {empty.home}".replace(" ", "\0")),
+            )
             process.send_signal(signal.SIGINT)
             process.wait(60)
         wait_for("its end", lambda: not process_ids_with(str(empty.home)))
