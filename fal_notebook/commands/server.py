@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,17 +84,19 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
     for name, words in (("--allow-origin", args.allow_origin), ("--webhook-allow", args.webhook_allow)):
         for word in words:
             flags += [name, word]
-    child = start_backend(places, flags)
-    try:
-        served = _served(places, wait_backend(places, child), ctx, was_running=False)
-    except KeyboardInterrupt:
-        child.terminate()
-        child.wait()
-        raise
-    if args.background:
-        return served
-    ctx.served(served)
-    _until_stopped(served.pid, ctx)
+    with _interrupts_held() as let_through:
+        child = start_backend(places, flags)
+        try:
+            let_through()
+            served = _served(places, wait_backend(places, child), ctx, was_running=False)
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            raise
+        if args.background:
+            return served
+        ctx.served(served)
+        _until_stopped(served.pid, ctx)
     return served
 
 
@@ -142,13 +147,39 @@ def _served(places: Places, record: dict[str, Any], ctx: Context, *, was_running
     )
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Keep Ctrl-C and SIGTERM back until the yielded function is called; from then on each raises KeyboardInterrupt.
+
+    One that came in the middle of starting a process would leave that process without anybody who knows of it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    seen, held = False, True
+
+    def arrived(*_: object) -> None:
+        nonlocal seen
+        seen = True
+        if not held:
+            raise KeyboardInterrupt
+
+    def let_through() -> None:
+        nonlocal held
+        held = False
+        if seen:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, arrived) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield let_through
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _until_stopped(pid: int, ctx: Context) -> None:
-    """Wait for the supervisor's end; Ctrl-C and SIGTERM are passed on as an orderly end."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
+    """Wait for the supervisor's end; an interrupt is passed on as an orderly end."""
     born = process_start_time(pid)
     try:
         while process_start_time(pid) == born:
@@ -157,8 +188,6 @@ def _until_stopped(pid: int, ctx: Context) -> None:
         # What a person does to end it.
         ctx.say("Stopping")
         _terminate(pid, born)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(pid: int, born: int) -> None:
