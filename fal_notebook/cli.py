@@ -97,11 +97,12 @@ def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
 
 
 def _call(run: Callable[[Any, Any], Any], arguments: Any, wanted: _Wanted) -> int:
-    from fal_notebook import render
     from fal_notebook.terminal import context
 
     ctx = context(host=wanted.host, home=wanted.home, as_json=wanted.json)
     result = run(_staying(arguments), ctx)
+    from fal_notebook import render
+
     if not ctx.has_shown(result):
         print(json.dumps(render.document(result)) if wanted.json else render.text(result), flush=True)
     return 0 if getattr(result, "is_healthy", True) else 1

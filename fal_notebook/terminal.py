@@ -1,4 +1,8 @@
-"""What a terminal lends to the commands: files as Apps, progress on stderr, Ctrl-C."""
+"""What a terminal lends to the commands: files as Apps, progress on stderr, Ctrl-C.
+
+Rules: what shows a result, reads a file or calls a backend is imported when that is done: `serve` starts its
+processes first.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,16 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fal_notebook import render
-from fal_notebook.client import connect
 from fal_notebook.commands.context import Context, Target
-from fal_notebook.commands.reference import is_file_reference, load
-from fal_notebook.commands.results import Progress, Served, Shipped
 from fal_notebook.config import Profile, resolve
 from fal_notebook.errors import UsageError
-from fal_notebook.wire import LogLine, MachineType, SessionRequest
+
+if TYPE_CHECKING:
+    from fal_notebook.client import Client
+    from fal_notebook.commands.results import Progress, Served, Shipped
+    from fal_notebook.wire import LogLine, MachineType, SessionRequest
 
 __all__ = ["TerminalContext", "context"]
 
@@ -36,14 +41,14 @@ def context(*, host: str | None, home: str | None, as_json: bool) -> TerminalCon
     made = TerminalContext(
         door="cli",
         profile=profile,
-        connect=lambda: connect(profile, say=screen.say),
+        connect=lambda: _connect(profile, screen),
         find_app=_find_app,
         report=screen.report,
         say=screen.say,
         emit=screen.emit,
         hold=_hold,
         machines=_machines,
-        session=SessionRequest(kind="terminal", label=" ".join(sys.argv[1:])[:200]),
+        session=_session,
     )
 
     def show(result: Served | Shipped) -> None:
@@ -67,11 +72,15 @@ class _Screen:
         sys.stderr.flush()
 
     def result(self, result: Served | Shipped) -> None:
+        from fal_notebook import render
+
         text = json.dumps(render.document(result)) if self._as_json else render.text(result)
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def report(self, progress: Progress) -> None:
+        from fal_notebook import render
+
         state, newest = render.status_line(progress), progress.log[-1] if progress.log else ""
         if state != self._last[0]:
             self.say(state)
@@ -80,17 +89,35 @@ class _Screen:
         self._last = (state, newest)
 
     def emit(self, line: LogLine) -> None:
+        from fal_notebook import render
+
         sys.stdout.write((line.model_dump_json() if self._as_json else render.log_line(line)) + "\n")
         sys.stdout.flush()
 
 
+def _connect(profile: Profile, screen: _Screen) -> Client:
+    from fal_notebook.client import connect
+
+    return connect(profile, say=screen.say)
+
+
+def _session() -> SessionRequest:
+    from fal_notebook.wire import SessionRequest
+
+    return SessionRequest(kind="terminal", label=" ".join(sys.argv[1:])[:200])
+
+
 def _find_app(ref: str) -> Target:
+    from fal_notebook.commands.reference import is_file_reference, load
+
     if not is_file_reference(ref):
         raise UsageError(f"`{ref}` is not a file.", fix="Write `path.py` or `path.py::Class`.")
     return load(ref)
 
 
 def _machines(profile: Profile) -> Sequence[MachineType]:
+    from fal_notebook.client import connect
+
     return connect(profile).machines()
 
 

@@ -1,18 +1,22 @@
-"""What a door (notebook or terminal) lends to the commands: where Apps come from, where progress goes."""
+"""What a door (notebook or terminal) lends to the commands: where Apps come from, where progress goes.
+
+Rules: standard library only, so that `serve` starts its processes before anything heavier is imported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fal_notebook.calls import TEMPORARY
-from fal_notebook.client import Client
-from fal_notebook.commands.results import Progress, Served, Shipped
 from fal_notebook.config import Profile
-from fal_notebook.origin import Provenance
-from fal_notebook.wire import CellRef, LogLine, MachineType, SessionRequest
+
+if TYPE_CHECKING:
+    from fal_notebook.client import Client
+    from fal_notebook.commands.results import Progress, Served, Shipped
+    from fal_notebook.origin import Provenance
+    from fal_notebook.wire import CellRef, LogLine, MachineType, SessionRequest
 
 __all__ = ["Context", "Target"]
 
@@ -47,6 +51,8 @@ class Context:
     """Show a line to the person; never part of the result."""
     emit: Callable[[LogLine], None]
     """Show a log line as it comes."""
+    session: Callable[[], SessionRequest]
+    """Say whose life a temporary app shares."""
     ready: Callable[[Shipped], None] = lambda _shipped: None
     """Show a temporary app that is ready while the command goes on."""
     served: Callable[[Served], None] = lambda _served: None
@@ -55,12 +61,16 @@ class Context:
     """The machine catalogue of a backend that answers."""
     hold: Callable[[], None] = lambda: None
     """Wait until the person interrupts."""
-    session: SessionRequest = field(default_factory=lambda: SessionRequest(kind="terminal"))
     dev_suffix: Callable[[str], str | None] = lambda _name: None
     """Ending of a temporary app's alias for a class name; None: the backend chooses one."""
     notebook: str | None = None
-    aliases: dict[str, str] = field(default_factory=lambda: TEMPORARY)
-    """Class name -> alias of the temporary app that this process made of it last."""
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Class name -> alias of the temporary app that this process made of it last."""
+        from fal_notebook.calls import TEMPORARY
+
+        return TEMPORARY
 
     @property
     def prefix(self) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fal_notebook.commands.context import Context, Target
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import Checked, Shipped, Stopped
-from fal_notebook.commands.ship import Order, ship
 from fal_notebook.errors import NotFoundError, UsageError
 from fal_notebook.wire import DEV_SUFFIX, AuthMode, Strategy
 
@@ -65,6 +64,9 @@ class DeployArguments(_ShipArguments):
 
 def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) -> Shipped | Checked:
     """Run one App as a temporary app and return when it is ready. Raises: FalError when it is not."""
+    # What freezes an App is most of a second on a slow machine: not for whoever asks for help.
+    from fal_notebook.commands.ship import Order, ship
+
     in_code = getattr(target.cls, "app_auth", None)
     if in_code in (AuthMode.PRIVATE, "private") and args.auth is None:
         ctx.say(
@@ -115,6 +117,8 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
         raise UsageError(
             f"There is no environment `{args.env}`.", fix="Leave out --env: this release has `main` only."
         )
+    from fal_notebook.commands.ship import Order, ship
+
     order = Order(
         target=ctx.find_app(args.ref),
         kind="deploy",

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from fal_notebook.wire import (
-    AppSpec,
-    AppSummary,
-    BundleManifest,
-    Deployment,
-    DeploymentPhase,
-    ErrorBody,
-    LogLine,
-    MachineType,
-    PhaseState,
-    RunnerInfo,
-)
+if TYPE_CHECKING:
+    from fal_notebook.wire import (
+        AppSpec,
+        AppSummary,
+        BundleManifest,
+        CallInfo,
+        Deployment,
+        DeploymentPhase,
+        ErrorBody,
+        LogLine,
+        MachineType,
+        RunnerInfo,
+    )
 
 __all__ = [
     "AppDeleted",
@@ -30,6 +31,7 @@ __all__ = [
     "LinesShown",
     "MachinesListed",
     "Progress",
+    "RequestsListed",
     "Result",
     "RunnerStopped",
     "RunnersListed",
@@ -96,6 +98,8 @@ class Progress:
         """Return the deployment's steps; before it is sent, all are still to come."""
         if self.deployment is not None and self.deployment.phases:
             return list(self.deployment.phases)
+        from fal_notebook.wire import DeploymentPhase, PhaseState
+
         return [
             DeploymentPhase(name=name, state=PhaseState.NEXT) for name in ("build", "start", "setup", "ready")
         ]
@@ -143,6 +147,13 @@ class AppDeleted:
 
     app: str
     revision: str | None
+
+
+@dataclass(frozen=True)
+class RequestsListed:
+    """Lines of the request log, newest first."""
+
+    requests: tuple[CallInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -241,6 +252,7 @@ Result: TypeAlias = (
     | Stopped
     | AppsListed
     | AppDeleted
+    | RequestsListed
     | RunnersListed
     | RunnerStopped
     | LinesShown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -40,6 +39,8 @@ class ServeArguments:
     home: str | None = flag("Data folder (FAL_NB_HOME)", metavar="FOLDER")
     tls: bool = flag("Answer https too, with a certificate authority of its own", default=False)
     tls_port: int | None = flag("Port for https; without it 8781, or the next free one", metavar="PORT")
+    request_log_days: float | None = flag("Days that the request log goes back (7; 0: no limit)", metavar="N")
+    request_log_rows: int | None = flag("Lines that it has at most (500000; 0: no limit)", metavar="N")
     key_rate: float | None = flag("Calls a second with one key (20000; 0: no limit)", metavar="N")
     address_rate: float | None = flag(
         "Calls a second without a key from one address (1000, none for this machine; 0: no limit)",
@@ -79,8 +80,13 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
     flags += ["--tls"] if args.tls else []
     if args.tls_port is not None:
         flags += ["--tls-port", str(args.tls_port), "--tls-port-strict"]
-    for name, rate in (("--key-rate", args.key_rate), ("--address-rate", args.address_rate)):
-        flags += [name, f"{rate:g}"] if rate is not None else []
+    for name, number in (
+        ("--key-rate", args.key_rate),
+        ("--address-rate", args.address_rate),
+        ("--request-log-days", args.request_log_days),
+        ("--request-log-rows", args.request_log_rows),
+    ):
+        flags += [name, str(number)] if number is not None else []
     for name, words in (("--allow-origin", args.allow_origin), ("--webhook-allow", args.webhook_allow)):
         for word in words:
             flags += [name, word]
@@ -199,6 +205,9 @@ def _terminate(pid: int, born: int) -> None:
 
 
 def _version(name: str) -> str | None:
+    # Only `version` asks; it brings the standard library's mail parser.
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

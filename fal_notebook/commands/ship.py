@@ -178,7 +178,7 @@ class _Shipment:
             auth=order.auth,
             strategy=order.strategy,
             ephemeral=is_run,
-            session_id=client.session(self.ctx.session) if is_run else None,
+            session_id=client.session(self.ctx.session()) if is_run else None,
             dev_suffix=self.ctx.dev_suffix(order.target.cls.__name__) if is_run else None,
             no_cache=order.no_cache,
             force=order.force,

@@ -98,7 +98,7 @@ class Door:
             say=_say,
             emit=_emit,
             hold=_hold,
-            session=kernel.session_request(),
+            session=kernel.session_request,
             dev_suffix=lambda name: kernel.dev_suffix(self.shell, name),
             notebook=kernel.notebook_name(),
         )

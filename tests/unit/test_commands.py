@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -20,6 +22,31 @@ def test_each_command_loads_and_has_help(entry) -> None:  # type: ignore[no-unty
     assert entry.summary in text
     for field in fields(command.arguments):
         assert field.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["serve", "--help"], {"pydantic", "httpx", "fastapi", "asyncio"}),
+        (["deploy", "--help"], {"httpx", "fastapi", "cloudpickle"}),
+    ],
+)
+def test_help_loads_nothing_that_only_the_work_needs(words: list[str], heavy: set[str]) -> None:
+    code = f"import sys; from fal_notebook import cli; cli.main({words}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_terminal_lends_itself_to_serve_without_loading_a_client() -> None:
+    code = (
+        "import sys\n"
+        "import fal_notebook.commands.server\n"
+        "from fal_notebook.terminal import context\n"
+        "context(host=None, home=None, as_json=False)\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pydantic", "httpx", "fal_notebook.wire"} & set(done.stdout.split())
 
 
 def test_words_become_typed_frozen_arguments() -> None:
