@@ -25,6 +25,8 @@ from fal_notebook.places import Places, default_home
 __all__ = ["FalMagics", "load_ipython_extension", "unload_ipython_extension"]
 
 _ROOM = "fal_notebook.notebook.door"
+_WORKSHOP = "fal_notebook.commands.ship"
+"""What the door brings when the first App is sent."""
 
 
 class FalMagics:
@@ -74,7 +76,7 @@ def load_ipython_extension(shell: Any) -> None:
     for key in ("%fal", "%%fal_app"):
         shell.set_hook("complete_command", magics.complete, str_key=key)
     sys.stdout.write(f"fal: {_greeting()}\n")
-    threading.Thread(target=importlib.import_module, args=(_ROOM,), name="fal-nb-warm", daemon=True).start()
+    threading.Thread(target=_warm, name="fal-nb-warm", daemon=True).start()
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -84,6 +86,11 @@ def unload_ipython_extension(shell: Any) -> None:
     if magics is not None:
         magics.cells.unwatch()
         del shell.fal_magics
+
+
+def _warm() -> None:
+    for room in (_ROOM, _WORKSHOP):
+        importlib.import_module(room)
 
 
 def _greeting() -> str:
