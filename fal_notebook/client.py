@@ -54,6 +54,7 @@ class Client:
     delete_app = _synced(AsyncClient.delete_app)
     runners = _synced(AsyncClient.runners)
     stop_runner = _synced(AsyncClient.stop_runner)
+    requests = _synced(AsyncClient.requests)
     machines = _synced(AsyncClient.machines)
     close_session = _synced(AsyncClient.close_session)
     call = _synced(AsyncClient.call)

@@ -23,6 +23,7 @@ from fal_notebook.errors import AuthError, BackendError, NotFoundError, error_fr
 from fal_notebook.wire import (
     AppDetail,
     AppSummary,
+    CallInfo,
     Deployment,
     DeployRequest,
     Event,
@@ -123,6 +124,10 @@ class AsyncClient:
     async def stop_runner(self, runner_id: str) -> None:
         """End a runner in order. Raises: NotFoundError."""
         self._checked(await self._send("POST", f"/api/v1/runners/{runner_id}/stop"))
+
+    async def requests(self, params: dict[str, str]) -> list[CallInfo]:
+        """Return lines of the request log, newest first (params: app, status, since, request, limit)."""
+        return await self._list("/api/v1/requests", "requests", CallInfo, params)
 
     async def machines(self) -> list[MachineType]:
         """Return the machine catalogue."""

@@ -22,6 +22,7 @@ __all__ = [
     "AppSummary",
     "AuthMode",
     "BundleManifest",
+    "CallInfo",
     "Capture",
     "CellRef",
     "DeployRequest",
@@ -465,6 +466,35 @@ class LogLine(Wire):
     text: str
     runner_id: str | None = None
     request_id: str | None = None
+
+
+class CallInfo(Wire):
+    """One line of the request log: a call or a queued request that has ended."""
+
+    request_id: str
+    app: str
+    """`owner/alias`."""
+    path: str
+    method: str
+    caller: str | None = None
+    """Account of the key, None where no key was asked for."""
+    key_id: str | None = None
+    kind: Literal["sync", "stream", "realtime", "queue"]
+    revision: str | None = None
+    runner: str | None = None
+    """The last one that had it."""
+    attempts: int = 0
+    """Times that a runner was asked."""
+    status: int
+    error_type: str | None = None
+    started_at: datetime
+    ended_at: datetime
+    queued_ms: float = 0
+    cold_start_ms: float = 0
+    """Waiting for a runner that was being started."""
+    inference_ms: float = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
 
 class MachineType(Wire):

@@ -19,6 +19,8 @@ __all__ = ["DEFAULT_PORT", "DEFAULT_TLS_PORT", "Fds", "Settings", "SuperviseSett
 
 DEFAULT_PORT = 8780
 DEFAULT_TLS_PORT = 8781
+REQUEST_LOG_DAYS = 7.0
+REQUEST_LOG_ROWS = 500_000
 _IDLE_EXIT_S = 1800.0
 _FDS_VARIABLE = "FAL_NB_FDS"
 
@@ -57,6 +59,9 @@ class Settings:
     """The same for calls without a key from one address."""
     webhook_allow: tuple[str, ...] = ()
     """Hosts, addresses and networks that webhooks may go to beside the internet."""
+    request_log_days: float = REQUEST_LOG_DAYS
+    """How long lines of the request log are kept; 0: by their number only."""
+    request_log_rows: int = REQUEST_LOG_ROWS
 
     @classmethod
     def parse(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -90,6 +95,8 @@ class Settings:
             key_rate=args.key_rate,
             address_rate=args.address_rate,
             webhook_allow=tuple(args.webhook_allow),
+            request_log_days=args.request_log_days,
+            request_log_rows=args.request_log_rows,
         )
 
 
@@ -114,6 +121,8 @@ class SuperviseSettings:
     key_rate: float | None = None
     address_rate: float | None = None
     webhook_allow: tuple[str, ...] = ()
+    request_log_days: float = REQUEST_LOG_DAYS
+    request_log_rows: int = REQUEST_LOG_ROWS
     orphan_grace_s: float = 60.0
     """How long the runner host outlives a supervisor that was killed."""
 
@@ -145,6 +154,8 @@ class SuperviseSettings:
             key_rate=args.key_rate,
             address_rate=args.address_rate,
             webhook_allow=tuple(args.webhook_allow),
+            request_log_days=args.request_log_days,
+            request_log_rows=args.request_log_rows,
             orphan_grace_s=args.orphan_grace_s,
         )
 
@@ -155,6 +166,8 @@ def backend_arguments(settings: SuperviseSettings, url: str, instance_id: str) -
     words = ["--home", str(places.home), "--run", str(places.run), "--url", url, "--instance-id", instance_id]
     words += ["--idle-exit-s", f"{settings.idle_exit_s:g}"]
     words += ["--embedded"] if settings.embedded else []
+    words += ["--request-log-days", f"{settings.request_log_days:g}"]
+    words += ["--request-log-rows", str(settings.request_log_rows)]
     for origin in settings.allow_origins:
         words += ["--allow-origin", origin]
     for host in settings.allow_hosts:
@@ -187,6 +200,12 @@ def _parser(door: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--address-rate", type=float, metavar="N", help="calls a second without a key from one address"
+    )
+    parser.add_argument(
+        "--request-log-days", type=float, default=REQUEST_LOG_DAYS, metavar="N", help="0: no limit"
+    )
+    parser.add_argument(
+        "--request-log-rows", type=int, default=REQUEST_LOG_ROWS, metavar="N", help="0: no limit"
     )
     parser.add_argument("--machines", type=_absolute, metavar="FILE", help="machine types of this site")
     return parser

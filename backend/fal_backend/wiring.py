@@ -33,6 +33,7 @@ from fal_backend.adapters.bus import EventBus
 from fal_backend.adapters.hosts import LOCAL_NODE, Hosts
 from fal_backend.adapters.machines import load_catalogue, read_inventory
 from fal_backend.adapters.payloads_fs import PayloadFolder
+from fal_backend.adapters.request_log_sqlite import RequestLogFile
 from fal_backend.adapters.shelf_fs import FileShelf
 from fal_backend.adapters.signing_file import load_signing_keys
 from fal_backend.adapters.store.first_start import ensure_account
@@ -48,13 +49,15 @@ from fal_backend.api.edge import Edge, serve
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
 from fal_backend.api.messages import MessageDoor
+from fal_backend.api.metrics import Sources
 from fal_backend.api.pages import Pages
 from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import RateLimits, Rates
+from fal_backend.api.requests import request_routes
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
 from fal_backend.api.webhooks import published_keys, webhook_routes
-from fal_backend.domain.records import Account, Runner, RunnerPhase
+from fal_backend.domain.records import Account, Request, Runner, RunnerPhase
 from fal_backend.domain.webhook_guard import Allowed
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
@@ -70,6 +73,7 @@ from fal_backend.services.news import News
 from fal_backend.services.queue import Queue
 from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
+from fal_backend.services.request_log import QueuedCalls, RequestLog
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.sessions import Sessions
 from fal_backend.services.webhooks import Webhooks
@@ -109,6 +113,7 @@ class _House:
     files: Files
     queue: Queue
     webhooks: Webhooks
+    request_log: RequestLog
     adopted: asyncio.Event
     edge: Edge
 
@@ -200,7 +205,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         signer=load_webhook_keys(places.webhook_keys),
     )
     queue.use_hook(webhooks.note_end)
-    queue.on_done = webhooks.ring
+    request_log = RequestLog(_request_log_file(settings))
+    queued_calls = QueuedCalls(dispatch, request_log.note)
+
+    def ended(row: Request) -> None:
+        webhooks.ring(row)
+        queued_calls.ended(row)
+
+    queue.on_done = ended
     streams = Streams()
     idleness = Idleness(ledger, lambda: streams.open + webhooks.is_busy)
     identity = Identity(
@@ -239,10 +251,15 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     )
     tokens = Tokens(places.instance_secret.read_bytes(), auth)
     rates = Rates(_rate_limits(settings))
-    gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates)
+    sources = Sources(
+        runners=catalog.runner_states,
+        queue=queue.size,
+        lines=lambda: (request_log.written, request_log.dropped),
+    )
+    gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates, note=request_log.note, sources=sources)
     edge = Edge(
         gateway,
-        control_app(control, webhook_routes(webhooks)),
+        control_app(control, webhook_routes(webhooks), request_routes(request_log, account.nickname)),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
         queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates, check_webhook=webhooks.check),
         storage=storage,
@@ -268,6 +285,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         files,
         queue,
         webhooks,
+        request_log,
         news.adopted,
         edge,
     )
@@ -293,6 +311,14 @@ def _rate_limits(settings: Settings) -> RateLimits:
     return limits
 
 
+def _request_log_file(settings: Settings) -> RequestLogFile:
+    return RequestLogFile(
+        settings.places.store,
+        keep_days=settings.request_log_days,
+        keep_rows=settings.request_log_rows,
+    )
+
+
 def _is_live(ledger: Ledger, runner_id: str) -> bool:
     row = ledger.get(Runner, runner_id)
     return row is not None and row.phase != RunnerPhase.GONE
@@ -316,6 +342,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("files", house.files.run()),
         _task("queue", house.queue.run(house.adopted)),
         _task("webhooks", house.webhooks.run()),
+        _task("request log", house.request_log.run()),
         _task("serve", serve(house.edge, tcp=tcp, api=api, tls=tls)),
         _task("told", told.wait()),
     ]

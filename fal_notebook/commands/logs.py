@@ -12,7 +12,7 @@ from fal_notebook.commands.results import LinesShown
 from fal_notebook.errors import UsageError
 from fal_notebook.wire import LogLine
 
-__all__ = ["COMMANDS", "LogsArguments"]
+__all__ = ["COMMANDS", "LogsArguments", "since_of"]
 
 TICK_S = 0.5
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -36,7 +36,7 @@ def logs(args: LogsArguments, ctx: Context) -> LinesShown:
     if args.app is None and args.runner is None:
         raise UsageError("Which logs?", fix="Name an app, or a runner by --runner.")
     params = _params(args, ctx)
-    since = _since(args.since)
+    since = since_of(args.since)
     client = ctx.connect()
     found = [line for line in client.read_logs(params) if _fits(line, args, since)]
     shown = found[-args.lines :] if args.lines > 0 else []
@@ -79,7 +79,8 @@ def _fits(line: LogLine, args: LogsArguments, since: datetime | None) -> bool:
     return args.search is None or args.search in line.text
 
 
-def _since(text: str | None) -> datetime | None:
+def since_of(text: str | None) -> datetime | None:
+    """Return the moment that `--since` names. Raises: UsageError."""
     if text is None:
         return None
     span = re.fullmatch(r"(\d+)([smhd])", text.strip())

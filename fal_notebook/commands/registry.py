@@ -60,6 +60,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("runners list", "List runners: live ones and the last few that ended", "runners"),
     Entry("runners stop", "Stop a runner in order", "runners"),
     Entry("logs", "Show what runners wrote", "logs"),
+    Entry("requests", "List calls that have ended, with where their time went", "requests"),
     Entry("machines list", "List machine types", "machines"),
     Entry("serve", "Start the backend of this machine", "server", _TERMINAL),
     Entry("env", "Print exports that point fal's own clients here", "environment", _TERMINAL),

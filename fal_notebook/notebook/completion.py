@@ -13,7 +13,7 @@ from fal_notebook.errors import FalError
 
 __all__ = ["complete"]
 
-_TAKES_APP = {"run", "deploy", "stop", "logs", "apps delete"}
+_TAKES_APP = {"run", "deploy", "stop", "logs", "requests", "apps delete"}
 
 
 def complete(shell: Any, event: Any) -> list[str]:

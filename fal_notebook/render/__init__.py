@@ -15,6 +15,7 @@ from fal_notebook.commands.results import (
     LinesShown,
     MachinesListed,
     Progress,
+    RequestsListed,
     Result,
     RunnersListed,
     RunnerStopped,
@@ -68,7 +69,7 @@ def text(result: Result) -> str:
         case Versions():
             named = "\n".join(f"{name} {found}" for name, found in result.packages.items())
             return f"fal-notebook {result.version}\nPython {result.python}\n{named}"
-        case AppsListed() | RunnersListed() | MachinesListed() | Diagnosed():
+        case AppsListed() | RunnersListed() | RequestsListed() | MachinesListed() | Diagnosed():
             head, rows, empty = rows_of(result)
             return _text.table(head, rows) if rows else empty
 
@@ -78,7 +79,7 @@ def html(result: Result) -> str:
     match result:
         case Shipped():
             return _html.card(result.progress)
-        case AppsListed() | RunnersListed() | MachinesListed() | Diagnosed():
+        case AppsListed() | RunnersListed() | RequestsListed() | MachinesListed() | Diagnosed():
             head, rows, empty = rows_of(result)
             return _html.table(head, rows) if rows else _html.pre(empty)
         case _:

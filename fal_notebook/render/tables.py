@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from fal_notebook.commands.results import AppsListed, Check, Diagnosed, MachinesListed, RunnersListed
+from fal_notebook.commands.results import (
+    AppsListed,
+    Check,
+    Diagnosed,
+    MachinesListed,
+    RequestsListed,
+    RunnersListed,
+)
 from fal_notebook.render.words import age, app_state, runner_state, seconds, short
-from fal_notebook.wire import AppSummary, MachineType, RunnerInfo, RunnerState
+from fal_notebook.wire import AppSummary, CallInfo, MachineType, RunnerInfo, RunnerState
 
 __all__ = ["Listed", "rows_of"]
 
-Listed: TypeAlias = AppsListed | RunnersListed | MachinesListed | Diagnosed
+Listed: TypeAlias = AppsListed | RunnersListed | RequestsListed | MachinesListed | Diagnosed
 
 _APPS = ("App", "State", "Auth", "Revision", "Runners", "Machine", "Deployed", "URL")
 _RUNNERS = ("Runner", "App", "State", "Machine", "Calls", "Up", "Pid", "Why")
+_REQUESTS = (
+    "Ended",
+    "App",
+    "Call",
+    "Kind",
+    "Status",
+    "Queued",
+    "Cold start",
+    "Run",
+    "Tries",
+    "Runner",
+    "Request",
+)
 _MACHINES = ("Machine", "CPU", "Memory", "GPU", "Here")
 _CHECKS = ("Check", "Result", "Found", "Fix")
 
@@ -32,6 +52,12 @@ def rows_of(result: Listed) -> tuple[tuple[str, ...], list[tuple[str, ...]], str
                 _RUNNERS,
                 [_runner(runner) for runner in result.runners],
                 "No runners. The next request starts one.",
+            )
+        case RequestsListed():
+            return (
+                _REQUESTS,
+                [_request(one) for one in result.requests],
+                "No requests. They are noted when they have ended.",
             )
         case MachinesListed():
             return _MACHINES, [_machine(machine) for machine in result.machines], "No machine types."
@@ -65,6 +91,22 @@ def _runner(runner: RunnerInfo) -> tuple[str, ...]:
         "" if ended else seconds(runner.uptime_seconds),
         "" if ended or runner.pid is None else str(runner.pid),
         why,
+    )
+
+
+def _request(one: CallInfo) -> tuple[str, ...]:
+    return (
+        age(one.ended_at),
+        one.app,
+        f"{one.method} {one.path}",
+        one.kind,
+        str(one.status) + (f" {one.error_type}" if one.error_type else ""),
+        seconds(one.queued_ms / 1e3),
+        seconds(one.cold_start_ms / 1e3) if one.cold_start_ms else "",
+        seconds(one.inference_ms / 1e3) if one.attempts else "",
+        str(one.attempts),
+        one.runner or "",
+        one.request_id,
     )
 
 

@@ -87,7 +87,7 @@ async def test_health_readiness_and_counts_are_told_without_a_runner() -> None:
             await house.call("POST", "/run/me/app/status/422")
         text = (await house.call("GET", "/metrics")).text
         assert 'fal_nb_requests_total{app="me/app",revision="rev1",code="422"} 3' in text
-        assert 'fal_nb_request_duration_seconds_count{app="me/app",revision="rev1"} 3' in text
+        assert 'fal_nb_request_duration_seconds_count{app="me/app",code="4xx"} 3' in text
         assert 'fal_nb_runners{app="me/app",revision="rev1"} 1' in text
 
 

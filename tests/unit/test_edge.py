@@ -76,11 +76,11 @@ def test_counts_are_rendered_for_prometheus(dispatch: Dispatch) -> None:
     for status, duration_s in ((200, 0.002), (200, 0.3), (503, 1000.0)):
         route.tally.count(status, duration_s)
     text = Gateway(dispatch, Auth([], [])).metrics().decode()
-    labels = 'app="me/app",revision="rev"'
-    assert f'fal_nb_requests_total{{{labels},code="200"}} 2\n' in text
+    assert 'fal_nb_requests_total{app="me/app",revision="rev",code="200"} 2\n' in text
+    labels = 'app="me/app",code="2xx"'
     assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="0.0025"}} 1\n' in text
-    assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="600.0"}} 2\n' in text
-    assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="+Inf"}} 3\n' in text
+    assert f'fal_nb_request_duration_seconds_bucket{{{labels},le="+Inf"}} 2\n' in text
+    assert 'fal_nb_request_duration_seconds_bucket{app="me/app",code="5xx",le="600.0"} 0\n' in text
     assert dispatch.served("me", "app") == 3
     dispatch.drop_route("me", "app")
     assert dispatch.served("me", "app") == 0

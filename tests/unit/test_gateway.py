@@ -3,9 +3,10 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from fal_backend.api.gateway import _parse_target, _RequestIds, _seconds
+from fal_backend.api.gateway import _parse_target, _seconds
 from fal_backend.api.head import Head
 from fal_backend.domain.request import Refusal
+from fal_backend.services.request_ids import RequestIds
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_path_without_an_app_or_one_that_climbs_is_refused(raw: bytes, status:
 
 
 def test_request_ids_are_uuids_of_version_four_and_never_repeat() -> None:
-    ids = _RequestIds()
+    ids = RequestIds()
     made = [ids.next() for _ in range(1000)]
     assert len(set(made)) == 1000
     assert all(uuid.UUID(one).version == 4 and uuid.UUID(one).variant == uuid.RFC_4122 for one in made)

@@ -7,10 +7,13 @@ for each attempt; whether that wakes a coroutine or finishes the call on the spo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
+from fal_backend.api.access import Known
 from fal_backend.api.caller import Caller, problem
 from fal_backend.api.upstream import Answer, End, UpConn
+from fal_backend.domain.call_record import CallRecord, Phases, phases, server_timing
 from fal_backend.domain.request import Failure, Refusal
 from fal_backend.services.dispatch import Door, Route
 
@@ -23,13 +26,14 @@ _UPGRADE = b"upgrade: websocket\r\nconnection: upgrade\r\n"
 class Target:
     """What a path under `/run/` asks for, with the parts of a request that follow from it."""
 
-    __slots__ = ("endpoint", "is_stream", "key", "rest")
+    __slots__ = ("endpoint", "is_stream", "key", "path", "rest")
 
     def __init__(self, key: bytes, path: bytes, query: bytes) -> None:
         self.key = key
         """`owner/alias`."""
         self.rest = path + query
         """What the runner is asked for."""
+        self.path = path.decode("latin-1")
         self.is_stream = path.endswith(b"/stream")
         self.endpoint = b"x-fal-endpoint: %b%b\r\n" % (key, path if path != b"/" else b"")
 
@@ -40,17 +44,23 @@ class Call:
     __slots__ = (
         "answer",
         "began",
+        "bytes_in",
+        "bytes_out",
         "caller",
         "conn",
         "deadline",
         "door",
         "ended_at",
+        "error_type",
         "failure",
+        "kind",
+        "known",
         "may_resend",
         "on_end",
         "request",
         "request_id",
         "route",
+        "sent_at",
         "sent_back",
         "start_by",
         "start_failure",
@@ -75,6 +85,13 @@ class Call:
         self.request = b""
         """Head, and body where that was in hand, as sent to a runner."""
         self.status = 0
+        self.error_type: str | None = None
+        """Of an answer in the App's place."""
+        self.known: Known | None = None
+        """Whose key it came with, where one was asked for."""
+        self.kind = b"sync"
+        self.sent_at = 0.0
+        self.bytes_in = self.bytes_out = 0
         self.sent_back = 0
         self.was_served = False
         self.waits: Callable[[], None] | None = None
@@ -90,16 +107,20 @@ class Call:
         if not self.request:
             self.request = self._encode()
         self.conn = conn
+        self.sent_at = time.monotonic()
         self.may_resend = not conn.is_fresh
         conn.begin(self, self.request, is_head_call=caller.head.method == b"HEAD")
 
     def _encode(self) -> bytes:
         caller, target, head = self.caller, self.target, self.caller.head
-        kind = b"stream" if target.is_stream or head.is_stream else b"sync"
         if head.is_websocket:
-            return self._join(kind=b"realtime", framing=_UPGRADE, body=b"")
+            self.kind = b"realtime"
+            return self._join(framing=_UPGRADE, body=b"")
+        if target.is_stream or head.is_stream:
+            self.kind = b"stream"
         body = b""
         if caller.more_body:
+            self.bytes_in = caller.length or 0
             length = (
                 b"transfer-encoding: chunked\r\n"
                 if caller.length is None
@@ -110,10 +131,11 @@ class Call:
             framing = b""
         else:
             body = caller.take_body()
+            self.bytes_in = len(body)
             framing = b"content-length: %d\r\n" % len(body)
-        return self._join(kind=kind, framing=framing, body=body)
+        return self._join(framing=framing, body=body)
 
-    def _join(self, *, kind: bytes, framing: bytes, body: bytes) -> bytes:
+    def _join(self, *, framing: bytes, body: bytes) -> bytes:
         target, head = self.target, self.caller.head
         return b"".join(
             (
@@ -121,7 +143,7 @@ class Call:
                 head.forwarded,
                 target.endpoint,
                 framing,
-                b"x-fal-request-id: %b\r\nx-fal-nb-call: %b\r\n" % (self.request_id, kind),
+                b"x-fal-request-id: %b\r\nx-fal-nb-call: %b\r\n" % (self.request_id, self.kind),
                 b"x-fal-nb-attempt: 1\r\nx-fal-nb-epoch: 0\r\n\r\n",
                 body,
             )
@@ -129,9 +151,43 @@ class Call:
 
     def stamp(self) -> bytes:
         """Return the headers that every answer of the gateway carries."""
+        timing = server_timing(self.split(time.monotonic()))
         if self.door is not None:
-            return b"x-fal-request-id: %b\r\n%b" % (self.request_id, self.door.stamp)
-        return b"x-fal-request-id: %b\r\n" % self.request_id
+            return b"x-fal-request-id: %b\r\n%b%b" % (self.request_id, self.door.stamp, timing)
+        return b"x-fal-request-id: %b\r\n%b" % (self.request_id, timing)
+
+    def split(self, now: float) -> Phases:
+        """Return how its time was spent so far."""
+        return phases(self.began, self.door.opened_at if self.door is not None else 0.0, self.sent_at, now)
+
+    def record(self, status: int, now: float, split: Phases) -> CallRecord:
+        """Return its line of the request log, when it has ended."""
+        route, door, known, answer = self.route, self.door, self.known, self.answer
+        assert route is not None
+        said = answer.found.get(b"x-fal-error-type") if answer is not None else None
+        ended_at = time.time_ns() // 1000
+        return CallRecord(
+            self.request_id.decode(),
+            route.info.account,
+            route.key,
+            self.target.path,
+            self.caller.head.method.decode("latin-1"),
+            None if known is None else known.account,
+            None if known is None else known.key_id,
+            self.kind.decode(),
+            route.info.revision if door is None else door.lane.revision,
+            None if door is None else door.runner_id,
+            1 if self.sent_at else 0,
+            status,
+            said.decode("latin-1") if said is not None else self.error_type,
+            ended_at - int((now - self.began) * 1e6),
+            ended_at,
+            split.queued * 1e3,
+            split.cold_start * 1e3,
+            split.run * 1e3,
+            self.bytes_in,
+            self.bytes_out,
+        )
 
     # Sink
 
@@ -151,6 +207,7 @@ class Call:
 
     def body(self, data: bytes) -> None:
         if not self.is_busy:
+            self.bytes_out += len(data)
             self.caller.write_body(data)
 
     def flush(self) -> None:
@@ -209,6 +266,7 @@ class Call:
             caller.transport.close()
             return
         self.status = refusal.status
+        self.error_type = refusal.error_type
         if caller.disconnected or caller.response_complete:
             return
         if caller.response_started:
@@ -230,6 +288,8 @@ async def send_body(call: Call, conn: UpConn, done: asyncio.Future[End]) -> None
             await wake.wait()  # an answer before the body's end: nobody reads the rest
         elif caller.body:
             data = caller.take_body()
+            if is_chunked:
+                call.bytes_in += len(data)
             conn.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
         elif not caller.more_body:
             if is_chunked:

@@ -131,7 +131,7 @@ class Edge:
             (b"access-control-allow-origin", origin),
             (
                 b"access-control-expose-headers",
-                b"etag, x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type",
+                b"etag, server-timing, x-fal-error-type, x-fal-request-id, x-fal-request-timeout-type, x-fal-revision",
             ),
             (b"vary", b"origin"),
         ]

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+from collections.abc import Callable
 from enum import Enum, auto
+from time import monotonic
 from urllib.parse import unquote_to_bytes
 
 from fal_backend.api.access import Authority, Known, check_account, may_call
 from fal_backend.api.call import Call, Target, send_body
 from fal_backend.api.caller import Caller
 from fal_backend.api.connection import IN_HAND
-from fal_backend.api.metrics import render
+from fal_backend.api.metrics import Sources, render
 from fal_backend.api.pool import Pool, cancel_call, end_session
 from fal_backend.api.rates import Rates
 from fal_backend.api.tokens import Tokens
 from fal_backend.api.upstream import End, UpConn
+from fal_backend.domain.call_record import CallRecord
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
+from fal_backend.services.request_ids import RequestIds
 
 __all__ = ["Gateway"]
 
@@ -44,22 +47,6 @@ class _Turn(Enum):
     AGAIN = auto()
 
 
-class _RequestIds:
-    """Random UUIDs of version 4, made from one read of the system's randomness for many."""
-
-    def __init__(self) -> None:
-        self._pool = ""
-        self._at = 0
-
-    def next(self) -> str:
-        at = self._at
-        if at >= len(self._pool):
-            self._pool, at = os.urandom(4096).hex(), 0
-        self._at = at + 32
-        h = self._pool[at : at + 32]
-        return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
-
-
 class Gateway:
     """The data plane's one way in; used from one event loop."""
 
@@ -70,29 +57,30 @@ class Gateway:
         *,
         tokens: Tokens | None = None,
         rates: Rates | None = None,
+        note: Callable[[CallRecord], None] | None = None,
+        sources: Sources | None = None,
     ) -> None:
+        """note is told of each call that has ended; sources have the figures that are not the dispatch's."""
+        self._note = note
+        self._sources = sources
         self._dispatch = dispatch
         self._auth = auth
         self._tokens = tokens
         self._rates = rates or Rates()
-        self._ids = _RequestIds()
+        self._ids = RequestIds()
         self._targets: dict[bytes, Target] = {}
         self._running: dict[Call, None] = {}
         self._is_ticking = False
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def metrics(self) -> bytes:
-        """Return the counts of all calls as Prometheus text."""
-        return render(self._dispatch)
+        """Return the counts of the house as Prometheus text."""
+        return render(self._dispatch, self._sources)
 
     # The quick way
 
     def begin(self, caller: Caller) -> None:
         """Carry a call; its answer goes to the caller by itself."""
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        call = Call(caller, _NOWHERE, self._ids.next(), loop.time())
+        call = Call(caller, _NOWHERE, self._ids.next(), monotonic())
         caller.served = call
         try:
             self._admit(call)
@@ -120,6 +108,7 @@ class Gateway:
             known = may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
         else:
             known = self._known(route, caller)
+        call.known = known
         self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
         self._set_start_limit(call)
         door = None
@@ -157,8 +146,17 @@ class Gateway:
             door.link.give(conn)
 
     def _count(self, call: Call) -> None:
-        if call.route is not None and self._loop is not None:
-            call.route.tally.count(call.status or 499, self._loop.time() - call.began)
+        """Count a call that has ended, and note it; one of an unknown app is nobody's."""
+        route = call.route
+        if route is None:
+            return
+        now, status = monotonic(), call.status or 499
+        split = call.split(now)
+        route.tally.count(status, now - call.began)
+        if split.cold_start:
+            route.tally.app.cold_starts.observe(split.cold_start)
+        if self._note is not None:
+            self._note(call.record(status, now, split))
 
     def _give_up(self, call: Call, error: Exception) -> None:
         log.error("gateway.call_failed", exc_info=error, extra={"request_id": call.request_id.decode()})
@@ -362,7 +360,7 @@ class Gateway:
         limit_s = call.route.info.request_timeout_s
         if not limit_s:
             return
-        loop = self._loop or asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         call.deadline = loop.time() + limit_s
         self._running[call] = None
         if not self._is_ticking:

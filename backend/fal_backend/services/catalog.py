@@ -7,7 +7,7 @@ it includes, read before the rows, so that a follower misses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fal_backend.domain.records import (
     Account,
@@ -25,7 +25,7 @@ from fal_backend.services.capacity import Capacity, scale_of
 from fal_backend.services.dispatch import Dispatch, Load
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import AppKey, Ledger
-from fal_backend.services.views import deployment_view, error_of, moment, runner_view, urls
+from fal_backend.services.views import deployment_view, error_of, moment, runner_state, runner_view, urls
 from fal_notebook.errors import NotFoundError
 from fal_notebook.wire import (
     AppDetail,
@@ -126,6 +126,14 @@ class Catalog:
         """Return live runners, newest first, then the last few that ended."""
         rows = [row for row in self._ledger.all(Runner) if row.account == account and app in (None, row.app)]
         return self._runner_views(rows)
+
+    def runner_states(self) -> Iterator[tuple[str, str]]:
+        """Yield (`owner/alias`, state) of each runner that is not gone."""
+        for row in self._ledger.all(Runner):
+            if row.phase != RunnerPhase.GONE:
+                door = self._dispatch.door(row.id)
+                state = runner_state(row, inflight=0 if door is None else door.taken)
+                yield self._ledger.alias_id((row.account, row.app)), state.value.lower()
 
     async def runner(self, account: str, runner_id: str) -> Runner:
         """Return a runner, also one that ended long ago.

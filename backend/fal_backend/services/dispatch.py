@@ -114,6 +114,7 @@ class Door:
         "is_open",
         "lane",
         "link",
+        "opened_at",
         "runner_id",
         "served",
         "socket",
@@ -129,6 +130,7 @@ class Door:
         self.control = control
         self.width = max(1, width)
         self.born = born
+        self.opened_at = time.monotonic()
         self.taken = 0
         self.served = 0
         self.is_open = True

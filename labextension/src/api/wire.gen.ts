@@ -110,6 +110,29 @@ export interface BundleManifest {
   cell: CellRef | null;
 }
 
+/** One line of the request log: a call or a queued request that has ended. */
+export interface CallInfo {
+  request_id: string;
+  app: string;
+  path: string;
+  method: string;
+  caller: string | null;
+  key_id: string | null;
+  kind: 'sync' | 'stream' | 'realtime' | 'queue';
+  revision: string | null;
+  runner: string | null;
+  attempts: number;
+  status: number;
+  error_type: string | null;
+  started_at: string;
+  ended_at: string;
+  queued_ms: number;
+  cold_start_ms: number;
+  inference_ms: number;
+  bytes_in: number;
+  bytes_out: number;
+}
+
 /** One global or closure variable that the App uses and that is shipped by value. */
 export interface Capture {
   name: string;
