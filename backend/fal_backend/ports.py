@@ -100,6 +100,9 @@ class RequestReads(Protocol):
 
     def last_id(self) -> int: ...
     def old(self, before: int, limit: int) -> list[OldRequest]: ...
+    def names_file(self, ref: str) -> bool:
+        """Return whether a request has this file for its body or its answer."""
+        ...
 
 
 class RequestWrites(RequestReads, Protocol):
@@ -284,8 +287,8 @@ class Payloads(Protocol):
         """Remove files; missing ones are ignored."""
         ...
 
-    async def sweep(self, known: Callable[[str], bool]) -> int:
-        """Remove files older than an hour that nobody knows, and return how many."""
+    async def old(self, shelf: int) -> list[str]:
+        """Return the files in one of the 256 folders that were written over an hour ago."""
         ...
 
 

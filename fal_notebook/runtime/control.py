@@ -4,6 +4,7 @@
     POST   /calls/{request_id}/cancel[?force=1]   {"ended": true}, once the work has truly ended
     GET    /calls/{request_id}/{attempt}/answer   the App's answer, once it is done, with x-fal-nb-answer: kept
     DELETE /calls/{request_id}/{attempt}/answer   {"dropped": true}: it is stored elsewhere
+    POST   /calls/forget  [[request_id, attempt]] {"dropped": n}: the same for many answers at once
     POST   /drain                                 {"draining": true}
     GET    /stacks                                every thread's stack as text
 
@@ -58,12 +59,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Cancel a call, or drain."""
-        self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
         path, _, query = self.path.partition("?")
         parts = path.strip("/").split("/")
         if path == "/drain":
             self.server.on_loop(self.server.calls.drain)
             self._answer(200, {"draining": True})
+        elif path == "/calls/forget":
+            pairs = [(str(id), int(attempt)) for id, attempt in json.loads(body)]
+            self._answer(200, {"dropped": self._drop(pairs)})
         elif len(parts) == 3 and parts[0] == "calls" and parts[2] == "cancel":
             self._cancel(unquote(parts[1]), True if "force=1" in query.split("&") else None)
         else:
@@ -72,13 +76,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         """Forget an answer."""
         parts = self.path.strip("/").split("/")
-        if not _names_answer(parts):
+        if _names_answer(parts):
+            self._answer(200, {"dropped": self._drop([(unquote(parts[1]), int(parts[2]))]) == 1})
+        else:
             self._answer(404, {"detail": f"no {self.path} here"})
-            return
-        told: SimpleQueue[bool] = SimpleQueue()
+
+    def _drop(self, pairs: list[tuple[str, int]]) -> int:
+        """Forget answers and return how many were known."""
+        told: SimpleQueue[int] = SimpleQueue()
         drop = self.server.answers.drop
-        self.server.on_loop(lambda: told.put(drop(unquote(parts[1]), int(parts[2]))))
-        self._answer(200, {"dropped": told.get()})
+        self.server.on_loop(lambda: told.put(sum(drop(*pair) for pair in pairs)))
+        return told.get()
 
     def _cancel(self, request_id: str, must_end: bool | None) -> None:
         ended = threading.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ class Runners:
                 task.cancel()
         return True
 
-    async def forget(self, control: str, request_id: str, attempt: int) -> None:
-        self.forgotten.append((request_id, attempt))
+    async def forget(self, control: str, pairs: Sequence[tuple[str, int]]) -> None:
+        self.forgotten.extend(pairs)
 
     async def is_alive(self, door: Door) -> bool:
         return self.alive

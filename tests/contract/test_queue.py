@@ -328,7 +328,7 @@ async def test_large_bodies_and_answers_are_files_that_go_with_their_request(rig
     assert got == [200_000]
     files = list((rig.home / "store" / "payloads").glob("*/*"))
     assert len(files) == 1
-    await rig.queue.trim(keep_us=-1_000_000)
+    await rig.queue.retention.trim(keep_us=-1_000_000)
     assert list((rig.home / "store" / "payloads").glob("*/*")) == []
     with pytest.raises(Refusal):
         await rig.view(id)

@@ -205,6 +205,15 @@ def test_a_dropped_answer_is_forgotten(start: Callable[..., Runner]) -> None:
     assert kept(runner)[0] == 404
 
 
+def test_many_answers_are_forgotten_at_once(start: Callable[..., Runner]) -> None:
+    runner = start()
+    for request_id in ("q1", "q2", "q3"):
+        queue(runner, request_id=request_id)
+    pairs = [["q1", 1], ["q2", 1], ["q3", 2], ["never", 1]]
+    assert runner.call("/calls/forget", pairs, ctl=True)[2] == b'{"dropped": 2}'
+    assert [call["request_id"] for call in calls(runner)] == ["q3"]
+
+
 @pytest.mark.parametrize("size", [1000, 3 << 20])
 def test_answers_keep_their_bodies_of_any_size(start: Callable[..., Runner], size: int) -> None:
     runner = start()

@@ -7,12 +7,13 @@ request, so that it goes when its request goes; what no row names after an hour 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from fal_backend.adapters.blobs_fs import settle, write_stream
@@ -72,22 +73,19 @@ class PayloadFolder:
 
     def _drop(self, names: Sequence[str]) -> None:
         for name in names:
-            self.path(name).unlink(missing_ok=True)
+            # A dot before it: it was never finished.
+            path = self.path(name.removeprefix("."))
+            path.with_name(name).unlink(missing_ok=True)
 
-    async def sweep(self, known: Callable[[str], bool]) -> int:
-        """Remove files older than an hour that nobody knows, and return how many; `known` is asked in a thread."""
-        return await asyncio.to_thread(self._sweep, known)
+    async def old(self, shelf: int) -> list[str]:
+        """Return the files in one of the 256 folders that were written over an hour ago."""
+        return await asyncio.to_thread(self._old, self._folder / f"{shelf:02x}")
 
-    def _sweep(self, known: Callable[[str], bool]) -> int:
-        gone = 0
-        for file in self._old():
-            if not known(file.name):
-                file.unlink(missing_ok=True)
-                gone += 1
-        return gone
-
-    def _old(self) -> Iterator[Path]:
-        if self._folder.is_dir():
-            for file in self._folder.glob("*/*"):
-                if file.stat().st_mtime < time.time() - _LEFT_S:
-                    yield file
+    def _old(self, folder: Path) -> list[str]:
+        before = time.time() - _LEFT_S
+        found: list[str] = []
+        for file in folder.glob("*") if folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):  # its request has gone meanwhile
+                if file.stat().st_mtime < before:
+                    found.append(file.name)
+        return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +188,11 @@ class RunnerCourier:
         """Cancel a call; returns once its work has ended, False when nobody can say."""
         return await cancel_call(control, request_id, _CANCEL_S)
 
-    async def forget(self, control: str, request_id: str, attempt: int) -> None:
-        """Let the runner drop the answer; it may be lost: the runner drops it by itself in time."""
+    async def forget(self, control: str, pairs: Sequence[tuple[str, int]]) -> None:
+        """Let the runner drop answers; it may be lost: the runner drops them by itself in time."""
         try:
             async with asyncio.timeout(_LIST_S):
-                await self._short(control, b"DELETE", f"/calls/{request_id}/{attempt}/answer")
+                await self._short(control, b"POST", "/calls/forget", json.dumps(pairs).encode())
         except (Broken, TimeoutError):
             return
 
@@ -205,21 +205,26 @@ class RunnerCourier:
         conn.close()
         return True
 
-    async def _short(self, control: str, method: bytes, path: str) -> Reply:
-        intake = await self._ask(control, method, path)
+    async def _short(self, control: str, method: bytes, path: str, body: bytes = b"") -> Reply:
+        intake = await self._ask(control, method, path, body)
         try:
             return await _finish(intake)
         finally:
             intake.conn.transport.abort()
 
-    async def _ask(self, control: str, method: bytes, path: str) -> _Intake:
+    async def _ask(self, control: str, method: bytes, path: str, body: bytes = b"") -> _Intake:
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, conn = await asyncio.get_running_loop().create_unix_connection(_lone, control)
         except (OSError, TimeoutError):
             raise Broken(is_begun=False) from None
         intake = _Intake(conn, self._payloads)
-        request = b"%b %b HTTP/1.1\r\nhost: runner\r\nconnection: close\r\n\r\n" % (method, path.encode())
+        request = b"%b %b HTTP/1.1\r\nhost: runner\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+            method,
+            path.encode(),
+            len(body),
+            body,
+        )
         conn.begin(intake, request, is_head_call=False)
         return intake
 

@@ -6,6 +6,7 @@ is forgotten, so that carrying one and attaching to it again end the same way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,8 +83,8 @@ class Courier(Protocol):
         """Cancel a call; returns once its work has ended, False when nobody can say."""
         ...
 
-    async def forget(self, control: str, request_id: str, attempt: int) -> None:
-        """Let the runner drop the answer; it may be lost."""
+    async def forget(self, control: str, pairs: Sequence[tuple[str, int]]) -> None:
+        """Let the runner drop the answers of tries (request id, attempt); it may be lost."""
         ...
 
     async def is_alive(self, door: Door) -> bool:

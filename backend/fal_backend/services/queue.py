@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
@@ -20,12 +20,15 @@ from fal_backend.domain.records import Request, RequestState
 from fal_backend.domain.request import Refusal, unknown_app
 from fal_backend.ports import LiveRequest, OpClass, Payload, Payloads, Reader, RunnerProvider, Store, Tx
 from fal_backend.services import queue_rows as rows
-from fal_backend.services.couriers import Broken, Courier
+from fal_backend.services.couriers import Courier
 from fal_backend.services.dispatch import Dispatch, Door
 from fal_backend.services.queue_accept import LOW, new_request, no_room, platform_answer
+from fal_backend.services.queue_leftovers import Leftovers
 from fal_backend.services.queue_lines import Alarms, Line
-from fal_backend.services.queue_runs import Control, Runs, decode_headers, is_same
+from fal_backend.services.queue_retention import Retention
+from fal_backend.services.queue_runs import Control, Runs, decode_headers
 from fal_backend.services.queue_tail import Tail
+from fal_backend.services.queue_takeover import Takeover
 from fal_backend.services.queue_values import (
     Accepted,
     CancelOutcome,
@@ -51,9 +54,6 @@ INLINE = 64 * 1024
 DEPTH_LIMIT = 100_000
 """Requests that wait for one app at most."""
 
-KEEP_US = 24 * 3600 * 1_000_000
-_TRIM_STEP = 500
-_TRIM_EVERY_S = 600.0
 _CHUNK = 500
 
 
@@ -72,9 +72,8 @@ class Queue:
     ) -> None:
         self._store = store
         self._dispatch = dispatch
-        self._courier = courier
         self._payloads = payloads
-        self._control = control
+        self._leftovers = Leftovers(courier)
         self._runs = Runs(
             store=store,
             dispatch=dispatch,
@@ -82,10 +81,20 @@ class Queue:
             payloads=payloads,
             provider=provider,
             control=control,
+            leftovers=self._leftovers,
             on_change=self._changed,
             on_claim=self._claimed,
             on_end=self._ended,
         )
+        self._takeover = Takeover(
+            store=store,
+            courier=courier,
+            control=control,
+            runs=self._runs,
+            leftovers=self._leftovers,
+            on_attach=self._attached,
+        )
+        self.retention = Retention(store, payloads)
         self._watch = Watch()
         self._logs = RequestLogs(provider)
         self._lines: dict[str, Line] = {}
@@ -124,13 +133,12 @@ class Queue:
     async def run(self, adopted: asyncio.Event) -> None:
         """Attach to what runs, then start what waits, until cancelled; old requests go now and then."""
         await adopted.wait()
-        await self._attach()
+        leased, self._leased = self._leased, []
+        await self._takeover.take(leased)
         self.opened.set()
         for line in list(self._lines.values()):
             self._offer(line)
-        while True:
-            await self.trim()
-            await asyncio.sleep(_TRIM_EVERY_S)
+        await self.retention.run()
 
     async def close(self) -> None:
         """Let go of everything; runners go on with what they have."""
@@ -140,7 +148,9 @@ class Queue:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._takeover.close()
         await self._runs.close()
+        await self._leftovers.close()
 
     @property
     def is_busy(self) -> bool:
@@ -158,6 +168,21 @@ class Queue:
 
     async def submit(self, submission: Submission) -> Accepted:
         """Return once the request is durable. Raises: Refusal 404, 422, 429, 507."""
+        try:
+            accepted = await self._submit(submission)
+        except Refusal:
+            await self._drop_body(submission)
+            raise
+        if not accepted.is_new:
+            await self._drop_body(submission)
+        return accepted
+
+    async def _drop_body(self, submission: Submission) -> None:
+        """Drop the file of a submission that became no request."""
+        if isinstance(submission.body, Payload):
+            await self._payloads.drop([submission.body.name])
+
+    async def _submit(self, submission: Submission) -> Accepted:
         key = submission.route.key
         if self._dispatch.find(key.encode()) is None:
             raise unknown_app(submission.route.info.alias)
@@ -173,8 +198,6 @@ class Queue:
         finally:
             self._pending[key] -= 1
         if stored is not row:
-            if isinstance(submission.body, Payload):
-                await self._payloads.drop([submission.body.name])
             position = line.position(stored.id, is_low=stored.lane == LOW)
             return Accepted(stored.request_id, position, is_new=False)
         if row.start_deadline is not None:
@@ -355,6 +378,9 @@ class Queue:
     def _claimed(self, row: Request) -> None:
         self._watch.ring(row.request_id)
 
+    def _attached(self, app: str) -> None:
+        self._line(app).running += 1
+
     def _ended(self, app: str) -> None:
         line = self._lines.get(app)
         if line is not None:
@@ -423,64 +449,6 @@ class Queue:
             for change in await self._store.write(drop):
                 if change is not None and change.after is not change.before:
                     self._changed(change)
-
-    # After a restart
-
-    async def _attach(self) -> None:
-        ids, self._leased = self._leased, []
-        found = await self._store.read(
-            lambda reader: [row for id in ids if (row := reader.get(Request, id)) is not None]
-        )
-        by_runner: dict[str, list[Request]] = defaultdict(list)
-        for row in found:
-            if row.state == RequestState.LEASED:
-                by_runner[row.runner or ""].append(row)
-        for runner_id in self._control.runners():
-            by_runner.setdefault(runner_id, [])
-        await asyncio.gather(*(self._attach_runner(*item) for item in by_runner.items()))
-
-    async def _attach_runner(self, runner_id: str, mine: Iterable[Request]) -> None:
-        control = self._control.address(runner_id)
-        known: list[dict[str, Any]] = []
-        if control is not None:
-            try:
-                known = await self._courier.listing(control)
-            except Broken:
-                control = None
-        expected = []
-        for row in mine:
-            if control is not None and any(is_same(one, row) for one in known):
-                expected.append((row.request_id, row.attempt))
-                self._line(row.app).running += 1
-                await self._runs.attach(row, control)
-                if row.cancel_asked:
-                    self._runs.cancel(row)
-            else:
-                reason, is_asked = self._control.why_ended(runner_id)
-                await self._runs.lose(row, reason, is_asked=is_asked)
-        for one in known:
-            pair = (str(one.get("request_id")), one.get("attempt"))
-            if control is not None and one.get("kind") == "queue" and pair not in expected:
-                self._spawn(self._end_stray(control, pair[0], int(one.get("attempt") or 0)), "stray")
-
-    async def _end_stray(self, control: str, request_id: str, attempt: int) -> None:
-        """End a try that is not the present one any more."""
-        await self._courier.cancel(control, request_id)
-        await self._courier.forget(control, request_id, attempt)
-
-    # Retention
-
-    async def trim(self, keep_us: int = KEEP_US) -> int:
-        """Remove what ended long ago, in small steps, and return how many files went."""
-        gone = 0
-        while True:
-            before = rows.now_us() - keep_us
-            refs = await self._store.write(lambda tx: rows.trim(tx, before, _TRIM_STEP), OpClass.LAZY)  # noqa: B023
-            names = [ref for ref in refs if ref is not None]
-            await self._payloads.drop(names)
-            gone += len(names)
-            if len(refs) < 2 * _TRIM_STEP:
-                return gone
 
     def _spawn(self, work: Any, about: str) -> None:
         task = asyncio.get_running_loop().create_task(_told(work, about), name=about)

@@ -42,6 +42,7 @@ from fal_backend.ports import OpClass, Payload, Payloads, RunnerProvider, Store
 from fal_backend.services import queue_rows as rows
 from fal_backend.services.couriers import Broken, Courier, Parcel, Refused, Reply, Unknown
 from fal_backend.services.dispatch import Dispatch, Door
+from fal_backend.services.queue_leftovers import Leftovers
 from fal_notebook.errors import LimitError
 
 __all__ = ["Control", "RetryPolicy", "Runs"]
@@ -125,6 +126,7 @@ class Runs:
         payloads: Payloads,
         provider: RunnerProvider,
         control: Control,
+        leftovers: Leftovers,
         on_change: Callable[[rows.Change], None],
         on_claim: Callable[[Request], None],
         on_end: Callable[[str], None],
@@ -135,6 +137,7 @@ class Runs:
         self._payloads = payloads
         self._provider = provider
         self._control = control
+        self._leftovers = leftovers
         self._on_change = on_change
         self._on_claim = on_claim
         self._on_end = on_end
@@ -399,7 +402,7 @@ class Runs:
     def _forget(self, row: Request) -> None:
         control = self._control.address(row.runner or "")
         if control is not None:
-            self._spawn(self._courier.forget(control, row.request_id, row.attempt), f"forget {row.id}")
+            self._leftovers.add(control, row.request_id, row.attempt)
 
     # Cancelling, leases
 

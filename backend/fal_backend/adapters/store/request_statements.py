@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, delete, exists, func, insert, literal, literal
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import Integer
 
-from fal_backend.adapters.store.schema import BODY, TABLES
+from fal_backend.adapters.store.schema import BODY, TABLES, names_file
 from fal_backend.domain.records import Attempt, Request, RequestState, Webhook
 
 __all__ = ["FRESH", "RequestStatements"]
@@ -124,6 +124,12 @@ class RequestStatements:
             )
             .order_by(c.ended_at)
             .limit(bindparam("limit_", type_=Integer()))
+        )
+        self.names_input = compile(
+            select(c.id).where(c.input_ref == _bound(c.input_ref), names_file(c.input_ref))
+        )
+        self.names_answer = compile(
+            select(c.id).where(c.answer_ref == _bound(c.answer_ref), names_file(c.answer_ref))
         )
         self.forget = compile(delete(REQUEST).where(c.id == _bound(c.id)))
         self.forget_attempts = compile(delete(ATTEMPT).where(ATTEMPT.c.request == _bound(ATTEMPT.c.request)))

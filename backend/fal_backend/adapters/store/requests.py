@@ -57,6 +57,14 @@ class SqliteRequests:
         rows = self._run(self._statements.old, {"ended_at_": before, "limit_": limit})
         return [OldRequest._make(row) for row in rows]
 
+    def names_file(self, ref: str) -> bool:
+        """Return whether a request has this file for its body or its answer."""
+        named = self._statements
+        return any(
+            self._run(statement, {name: ref}).fetchone() is not None
+            for statement, name in ((named.names_input, "input_ref_"), (named.names_answer, "answer_ref_"))
+        )
+
     # Writes
 
     def accept(self, row: Request) -> None:

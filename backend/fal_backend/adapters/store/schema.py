@@ -24,6 +24,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    literal_column,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -57,10 +58,11 @@ __all__ = [
     "SCHEMA_NUMBER",
     "TABLES",
     "definitions",
+    "names_file",
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0004"
+SCHEMA_NUMBER = "0005"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
@@ -161,6 +163,11 @@ def _partial(name: str, condition: ColumnElement[bool], *columns: Column[Any]) -
 _PARTIAL: list[tuple[Index, ColumnElement[bool]]] = []
 
 
+def names_file(ref: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition of the indexes of files, which whoever wants them used must repeat: `file:…` < `inline`."""
+    return ref < literal_column("'inline'")
+
+
 def _for_dialect(name: str) -> None:
     """Prepare the schema for a database; naming PostgreSQL earlier would cost each start 0.15 s of imports."""
     if name == "postgresql":
@@ -175,6 +182,9 @@ _REQUEST = TABLES[Request].c
 _partial("request_live", _REQUEST.ended_at.is_(None), _REQUEST.app, _REQUEST.lane, _REQUEST.id)
 _partial("request_ended", _REQUEST.ended_at.is_not(None), _REQUEST.ended_at)
 _partial("request_by_idempotency", _REQUEST.idempotency.is_not(None), _REQUEST.idempotency)
+# Bodies that are files; those in the store, and none at all, are not looked for.
+_partial("request_input_file", names_file(_REQUEST.input_ref), _REQUEST.input_ref)
+_partial("request_answer_file", names_file(_REQUEST.answer_ref), _REQUEST.answer_ref)
 
 _WEBHOOK = TABLES[Webhook].c
 _partial("webhook_due", _WEBHOOK.due_at.is_not(None), _WEBHOOK.due_at, _WEBHOOK.id, _WEBHOOK.url)
