@@ -70,6 +70,16 @@ def _texts(value: Any) -> str | None:
     return None if all(isinstance(item, str) and item for item in value) else "must contain strings only"
 
 
+def _variables(value: Any) -> str | None:
+    problem = _texts(value)
+    wrong = (
+        [name for name in value if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)] if not problem else []
+    )
+    if wrong:
+        problem = f"must hold names of secrets, not {', '.join(repr(name.partition('=')[0]) for name in wrong)}: values are set with `secrets set`"
+    return problem
+
+
 def _text(value: Any) -> str | None:
     return None if isinstance(value, str) and value else f"must be a string, not {value!r}"
 
@@ -193,6 +203,7 @@ _TABLE = [
     Attribute("app_auth", None, _one_of("private", "public", "shared")),
     Attribute("kind", None, _one_of("virtualenv", "container", "conda")),
     Attribute("python_version", None, _python),
+    Attribute("secrets", None, _variables),
     Attribute("version", "unknown", _text),
     Attribute("termination_grace_period_seconds", None, _whole(0)),
     Attribute("skip_retry_conditions", None, _conditions),
@@ -209,7 +220,6 @@ _TABLE = [
     _later("app_files_ignore", None, _texts, "files cannot be sent along yet"),
     _later("app_files_context_dir", None, _text, "files cannot be sent along yet"),
     _later("image", None, _image, "containers cannot be built yet"),
-    _later("secrets", None, _texts, "secrets cannot be stored yet"),
     _later("data_mounts", None, _texts, "persistent folders cannot be mounted yet"),
     _later("metrics_port", None, _whole(1), "runners' own metrics are not collected yet"),
 ]

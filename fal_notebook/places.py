@@ -145,6 +145,11 @@ class Places:
         return self.keys / "signing.json"
 
     @property
+    def master_key(self) -> Path:
+        """One key a line in hex, mode 0600: what opens the keys under which secrets are kept."""
+        return self.keys / "master.key"
+
+    @property
     def webhook_keys(self) -> Path:
         """JSON, mode 0600: what signs webhooks."""
         return self.keys / "webhooks.json"

@@ -78,6 +78,7 @@ def describe(cls: type[App], *, source: str | None = None, provenance: Provenanc
         termination_grace_s=_grace(cls),
         skip_retry_conditions=list(setting(cls, "skip_retry_conditions") or ()),
         retry_config=retry_counts(retries) if (retries := setting(cls, "retry_config")) else {},
+        secrets=None if setting(cls, "secrets") is None else sorted(set(setting(cls, "secrets"))),
         endpoints=endpoints,
         openapi=json.dumps(_document(cls, provenance)),
     )

@@ -54,8 +54,8 @@ API_VERSION = 1
 MIME_TYPE = "application/vnd.fal-notebook.v1+json"
 """Our output type in notebooks."""
 
-DEV_SUFFIX = r"-dev-[0-9a-f]{6}$"
-"""Ending of a temporary app's alias; refused for deployed apps."""
+DEV_SUFFIX = r"-dev-[0-9a-f]{6}(?=--|$)"
+"""Ending of a temporary app's alias, before its environment's; refused for deployed apps."""
 
 
 class Wire(BaseModel):
@@ -202,6 +202,8 @@ class AppSpec(Wire):
     """Reasons for which a queued request is not tried again: timeout, server_error, connection_error."""
     retry_config: dict[str, int] = Field(default_factory=dict)
     """How often at most, by reason."""
+    secrets: list[str] | None = None
+    """Names of the secrets that its runners get; None: those that are exposed by default."""
     endpoints: list[EndpointSpec] = Field(default_factory=list)
     openapi: str = "{}"
     """OpenAPI document as a JSON string (saving a notebook would sort an object's keys)."""
@@ -271,6 +273,7 @@ class DeployRequest(Wire):
     manifest: BundleManifest
     app_name: str | None = Field(None, max_length=60)
     """Overrides the name in `spec`."""
+    environment: str = Field("main", max_length=200)
     auth: AuthMode | None = None
     strategy: Strategy = Strategy.ROLLING
     ephemeral: bool = False
@@ -390,6 +393,8 @@ class RunnerInfo(Wire):
     reason: str | None = None
     """Why it ended: idle, setup_failed, startup_timeout, ..."""
     error: ErrorBody | None = None
+    stale_secrets: list[str] = Field(default_factory=list)
+    """Secrets that changed since it was started."""
 
 
 class AppSummary(Wire):
@@ -419,6 +424,8 @@ class AppSummary(Wire):
     state_reason: str | None = None
     urls: Urls
     deployed_at: datetime
+    stale_secrets: list[str] = Field(default_factory=list)
+    """Secrets that changed since some of its runners were started."""
 
 
 class AppDetail(AppSummary):

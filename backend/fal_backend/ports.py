@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fal_backend.domain.queue import Outcome
 from fal_backend.domain.records import EventRow, Record, Request, Webhook
+from fal_backend.domain.records_secrets import DataKey
 from fal_backend.domain.webhook import Tried
 from fal_backend.domain.webhook_guard import HookTarget
 
@@ -39,6 +40,7 @@ __all__ = [
     "RequestReads",
     "RequestWrites",
     "RunnerProvider",
+    "SecretBox",
     "Shelf",
     "StartOrder",
     "Store",
@@ -158,6 +160,38 @@ class WebhookWrites(WebhookReads, Protocol):
 
     def trim(self, before: int, limit: int) -> int:
         """Remove webhooks that ended before a moment, and return how many."""
+        ...
+
+
+class SecretBox(Protocol):
+    """Encrypts what nobody may read in the store."""
+
+    @property
+    def master(self) -> str | None:
+        """Fingerprint of the master key that wraps data keys; None without one."""
+        ...
+
+    @property
+    def is_ours(self) -> bool:
+        """True when the file of the master key is written here; else it is the operator's."""
+        ...
+
+    def knows(self, master: str) -> bool: ...
+    def make_master(self) -> None:
+        """Make another master key the one that wraps."""
+        ...
+
+    def forget_masters(self) -> None:
+        """Let go of all master keys but the one that wraps."""
+        ...
+
+    def make_data_key(self, now: int) -> DataKey: ...
+    def seal(self, key: DataKey, value: str, bound_to: bytes) -> str:
+        """Encrypt a value so that it opens only with the same `bound_to`."""
+        ...
+
+    def open(self, key: DataKey, sealed: str, bound_to: bytes) -> str:
+        """Decrypt a value. Raises: BackendError, which does not hold it."""
         ...
 
 
@@ -406,6 +440,9 @@ class StartOrder:
     memory_mb: int
     persistent_dir: str
     env: dict[str, str] = field(default_factory=dict)
+    environment: str = "main"
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """Goes into the runner's environment by the settings pipe, and is masked in what it writes."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from fal_backend.adapters.hosts import LOCAL_NODE, Hosts
 from fal_backend.adapters.machines import load_catalogue, read_inventory
 from fal_backend.adapters.payloads_fs import PayloadFolder
 from fal_backend.adapters.request_log_sqlite import RequestLogFile
+from fal_backend.adapters.secret_box import load_secret_box
 from fal_backend.adapters.shelf_fs import FileShelf
 from fal_backend.adapters.signing_file import load_signing_keys
 from fal_backend.adapters.store.first_start import ensure_account
@@ -46,6 +47,7 @@ from fal_backend.api.auth import Auth
 from fal_backend.api.control import Control, Identity, control_app
 from fal_backend.api.courier import RunnerCourier
 from fal_backend.api.edge import Edge, serve
+from fal_backend.api.environments import environment_routes
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
 from fal_backend.api.messages import MessageDoor
@@ -63,6 +65,7 @@ from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Deploy
 from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.environments import Environments
 from fal_backend.services.files import FileLimits, Files
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.idleness import Idleness
@@ -75,6 +78,7 @@ from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.request_log import QueuedCalls, RequestLog
 from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
 from fal_backend.services.webhooks import Webhooks
 from fal_backend.settings import Settings
@@ -186,9 +190,12 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         catalogue=machines,
     )
     sessions = Sessions(ledger, reconcile, deploy)
+    environments = Environments(ledger, reconcile, deploy)
+    secrets = _secrets(settings, ledger, reconcile, fleet)
     catalog = Catalog(
         store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, machines=machines
     )
+    catalog.stale_of = secrets.stale_of
     payloads = PayloadFolder(places)
     queue = Queue(
         store=store,
@@ -259,7 +266,12 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates, note=request_log.note, sources=sources)
     edge = Edge(
         gateway,
-        control_app(control, webhook_routes(webhooks), request_routes(request_log, account.nickname)),
+        control_app(
+            control,
+            webhook_routes(webhooks),
+            request_routes(request_log, account.nickname),
+            environment_routes(environments, secrets),
+        ),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
         queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates, check_webhook=webhooks.check),
         storage=storage,
@@ -289,6 +301,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         news.adopted,
         edge,
     )
+
+
+def _secrets(settings: Settings, ledger: Ledger, reconcile: Reconcile, fleet: Fleet) -> Secrets:
+    named = os.environ.get("FAL_NB_MASTER_KEY_FILE")
+    made = Secrets(ledger, reconcile, fleet, load_secret_box(settings.places.master_key, named=named))
+    made.tidy()
+    fleet.secrets_of, fleet.stamps_of = made.values_for, made.stamps_for
+    return made
 
 
 def _allowed(settings: Settings) -> Allowed:

@@ -178,7 +178,6 @@ UNBUILT: dict[str, Any] = {
     "app_files_ignore": {"app_files_ignore": ["x"]},
     "app_files_context_dir": {"app_files_context_dir": "."},
     "image": {"image": ContainerImage.from_dockerfile_str("FROM python:3.11")},
-    "secrets": {"secrets": ["TOKEN"]},
     "data_mounts": {"data_mounts": ["/data"]},
     "metrics_port": {"metrics_port": 9090},
     "local requirements": {"requirements": ["./mine"]},

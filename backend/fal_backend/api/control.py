@@ -176,9 +176,14 @@ class Control:
         return found
 
     # ---- apps and runners ----------------------------------------------------------------------------------
-    async def apps(self, request: Request, who: Who, ephemeral: bool = False) -> dict[str, list[AppSummary]]:
-        """List apps; temporary ones if asked for."""
-        return {"apps": await self._catalog.apps(who.account, self._base(request), ephemeral=ephemeral)}
+    async def apps(
+        self, request: Request, who: Who, ephemeral: bool = False, environment: str | None = None
+    ) -> dict[str, list[AppSummary]]:
+        """List apps, of one environment or of all; temporary ones if asked for."""
+        self._catalog.check_environment(who.account, environment)
+        base = self._base(request)
+        found = await self._catalog.apps(who.account, base, ephemeral=ephemeral, environment=environment)
+        return {"apps": found}
 
     async def app(self, alias: str, request: Request, who: Who) -> AppDetail:
         """Show one app."""
@@ -188,9 +193,12 @@ class Control:
         """Delete an app, or stop a temporary one."""
         return {"revision": await self._deploy.delete(alias, who.account)}
 
-    async def runners(self, who: Who, app: str | None = None) -> dict[str, list[RunnerInfo]]:
+    async def runners(
+        self, who: Who, app: str | None = None, environment: str | None = None
+    ) -> dict[str, list[RunnerInfo]]:
         """List runners: live ones, then the last few that ended."""
-        return {"runners": self._catalog.runners(who.account, app)}
+        self._catalog.check_environment(who.account, environment)
+        return {"runners": self._catalog.runners(who.account, app, environment)}
 
     async def stop_runner(self, id: str, who: Who) -> dict[str, str]:
         """End one runner."""

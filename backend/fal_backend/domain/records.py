@@ -9,13 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fal_backend.domain.records_secrets import DataKey, Environment, Secret
+
 __all__ = [
     "Account",
     "Alias",
     "ApiKey",
     "Attempt",
     "Bundle",
+    "DataKey",
     "Deployment",
+    "Environment",
     "EventRow",
     "File",
     "FileState",
@@ -29,6 +33,7 @@ __all__ = [
     "Revision",
     "Runner",
     "RunnerPhase",
+    "Secret",
     "Session",
     "Webhook",
     "WebhookState",
@@ -159,6 +164,8 @@ class Revision:
     notebook: str | None = None
     cell_json: str | None = None
     version: int = 0
+    secrets_json: str | None = None
+    """{name: moment of its value} of the secrets that it was deployed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +253,8 @@ class Runner:
     reason: str | None = None
     error_json: str | None = None
     version: int = 0
+    secrets_json: str | None = None
+    """{name: moment of its value} of the secrets that it was started with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +423,9 @@ Named = (
     | Attempt
     | File
     | Webhook
+    | Environment
+    | DataKey
+    | Secret
 )
 """Every record with a name; requests have numbers."""
 

@@ -43,6 +43,12 @@ def checked_name(name: str) -> str:
             fix=f'For example "{hint}".',
             code="usage.app_name",
         )
+    if "--" in name:
+        raise UsageError(
+            f'"{name[:80]}" cannot be an app name: `--` separates a name from its environment.',
+            fix="Name the environment with `--env`.",
+            code="usage.app_name",
+        )
     if re.search(DEV_SUFFIX, name):
         raise DeployError(
             f'"{name}" ends like a temporary app.',
@@ -103,6 +109,7 @@ def is_same(alias: Alias, current: Revision, new: Revision, auth: AuthMode, scal
         alias.auth == auth
         and ScaleSpec.model_validate_json(alias.scale_json) == scale
         and (current.bundle, current.image) == (new.bundle, new.image)
+        and (current.secrets_json or "{}") == (new.secrets_json or "{}")
         and _meaning(current.spec_json) == _meaning(new.spec_json)
     )
 

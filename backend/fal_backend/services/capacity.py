@@ -136,6 +136,7 @@ class Capacity:
 
         Raises: MachineError for a machine type that the catalogue does not know.
         """
+        spec = self._fleet.spec_of(revision)
         row = Runner(
             id=f"r-{secrets.token_hex(6)}",
             account=revision.account,
@@ -144,9 +145,10 @@ class Capacity:
             node="",
             epoch=0,
             phase=RunnerPhase.PENDING.value,
-            machine_type=self._fleet.spec_of(revision).machine_types[0],
+            machine_type=spec.machine_types[0],
             created_at=draft.now,
             deadline=0,
+            secrets_json=self._fleet.stamps_of(revision.account, revision.app, spec.secrets),
         )
         draft.change(row)
         self._place(draft, row)

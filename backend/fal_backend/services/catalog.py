@@ -7,8 +7,9 @@ it includes, read before the rows, so that a follower misses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from fal_backend.domain.environments import unknown_environment
 from fal_backend.domain.records import (
     Account,
     Alias,
@@ -39,6 +40,7 @@ from fal_notebook.wire import (
     RunnerInfo,
     ScaleSpec,
 )
+from fal_notebook.wire_secrets import split_alias
 
 __all__ = ["Catalog"]
 
@@ -66,14 +68,20 @@ class Catalog:
         self._capacity = capacity
         self._fleet = fleet
         self.machines = list(machines)
+        self.stale_of: Callable[[Runner], list[str]] = lambda row: []
+        """Asked for the secrets that a runner does not have as they are now."""
 
     # ---- apps ----------------------------------------------------------------------------------------------
-    async def apps(self, account: str, base_url: str, *, ephemeral: bool) -> list[AppSummary]:
-        """Return an account's apps by name; temporary ones only if asked for."""
+    async def apps(
+        self, account: str, base_url: str, *, ephemeral: bool, environment: str | None = None
+    ) -> list[AppSummary]:
+        """Return an account's apps by name, of one environment or of all; temporary ones only if asked for."""
         rows = [
             alias
             for alias in self._ledger.all(Alias)
-            if alias.account == account and (ephemeral or alias.session is None)
+            if alias.account == account
+            and (ephemeral or alias.session is None)
+            and environment in (None, alias.environment)
         ]
         return [self._summary(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.name)]
 
@@ -100,6 +108,12 @@ class Catalog:
         rows = [one for one in self._ledger.all(Alias) if one.auth == AuthMode.PUBLIC and one.session is None]
         return [self._summary(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.id)]
 
+    def check_environment(self, account: str, name: str | None) -> None:
+        """Raises: NotFoundError with the nearest names when there is no such environment."""
+        known = self._ledger.environments(account)
+        if name is not None and name not in known:
+            raise unknown_environment(name, known)
+
     # ---- deployments ---------------------------------------------------------------------------------------
     async def deployment(self, id: str, account: str, base_url: str) -> Deployment:
         """Return one act of deploying.
@@ -122,9 +136,15 @@ class Catalog:
         return deployment_view(row, owner=owner, base=base_url, image=image, event=event, changed=changed)
 
     # ---- runners -------------------------------------------------------------------------------------------
-    def runners(self, account: str, app: str | None) -> list[RunnerInfo]:
+    def runners(self, account: str, app: str | None, environment: str | None = None) -> list[RunnerInfo]:
         """Return live runners, newest first, then the last few that ended."""
-        rows = [row for row in self._ledger.all(Runner) if row.account == account and app in (None, row.app)]
+        rows = [
+            row
+            for row in self._ledger.all(Runner)
+            if row.account == account
+            and app in (None, row.app)
+            and environment in (None, split_alias(row.app)[1])
+        ]
         return self._runner_views(rows)
 
     def runner_states(self) -> Iterator[tuple[str, str]]:
@@ -179,6 +199,7 @@ class Catalog:
                     inflight=mine.inflight if mine is not None else 0,
                     is_backing_off=row.error_json is not None and self._capacity.is_backing_off(row),
                     expires_s=self._capacity.expires_s(row, load),
+                    stale=self.stale_of(row) if row.phase != RunnerPhase.GONE else [],
                 )
             )
         return views
@@ -192,7 +213,7 @@ class Catalog:
                     id=self._ledger.alias_id(key),
                     account=key[0],
                     name=key[1],
-                    environment="main",
+                    environment=split_alias(key[1])[1],
                     revision="",
                     auth=row.auth,
                     scale_json=row.scale_json,
@@ -226,6 +247,7 @@ class Catalog:
             "state_reason": reason,
             "urls": urls(base_url, owner, alias.name),
             "deployed_at": moment(alias.switched_at),
+            "stale_secrets": sorted({name for row in live for name in self.stale_of(row)}),
         }
 
     def _state(self, alias: Alias) -> tuple[AppState, str | None]:

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 import structlog
 
 from fal_backend.domain import rollout
+from fal_backend.domain.environments import unknown_environment
 from fal_backend.domain.placement import choose, known
 from fal_backend.domain.records import (
     Alias,
     Bundle,
     Deployment,
+    Environment,
     Image,
     Revision,
     Runner,
@@ -38,6 +40,7 @@ from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
 from fal_notebook.errors import AppError, BundleError, NotFoundError, UsageError
 from fal_notebook.wire import BundleManifest, DeploymentState, DeployRequest, MachineType, ScaleSpec, Strategy
+from fal_notebook.wire_secrets import MAIN, full_alias
 
 __all__ = ["Deploy", "Outcome"]
 
@@ -165,11 +168,18 @@ class Deploy:
             )
         name = checked_name(request.app_name or spec.app_name)
         session = self._session(request, account)
-        app = dev_alias(name, request.dev_suffix or secrets.token_hex(3)) if request.ephemeral else name
+        if request.ephemeral:
+            name = dev_alias(name, request.dev_suffix or secrets.token_hex(3))
+        app = full_alias(name, self._checked_environment(account, request.environment))
         self._check_machine(request)
         build = self._builder.plan(spec.requirements, spec.python_version, manifest.versions)
         self._check_blobs(manifest)
         return _Plan(request, account, app, session, build, _bundle_id(account, manifest))
+
+    def _checked_environment(self, account: str, name: str) -> str:
+        if name != MAIN and self._ledger.get(Environment, f"{account}/{name}") is None:
+            raise unknown_environment(name, self._ledger.environments(account))
+        return name
 
     def _session(self, request: DeployRequest, account: str) -> str | None:
         if not request.ephemeral:
@@ -205,7 +215,8 @@ class Deploy:
         alias = draft.alias(plan.key)
         scale = effective_scale(request.spec.scale, alias, ephemeral=request.ephemeral)
         auth = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
-        revision = _revision(plan, draft.now)
+        self._check_environment_in(draft, plan)
+        revision = _revision(plan, draft.now, self._stamps(plan))
         if alias is not None and not (request.force or request.no_cache or request.ephemeral):
             current = draft.get(Revision, alias.revision)
             is_moving = any(rollout.is_before_switch(row) for row in draft.open_of_app(plan.key))
@@ -218,6 +229,15 @@ class Deploy:
         deployment = _deployment(plan, revision, auth.value, scale, draft.now)
         draft.change(deployment)
         return Outcome(deployment, changed=True)
+
+    def _check_environment_in(self, draft: Draft, plan: _Plan) -> None:
+        """Refuse an environment that was deleted since the request was checked."""
+        name = plan.request.environment
+        if name != MAIN and draft.get(Environment, f"{plan.account}/{name}") is None:
+            raise unknown_environment(name, [MAIN])
+
+    def _stamps(self, plan: _Plan) -> str | None:
+        return self._fleet.stamps_of(plan.account, plan.app, plan.request.spec.secrets)
 
     def _current(self, draft: Draft, key: AppKey, alias: Alias) -> Deployment:
         """Return the alias as a deployment that has been done."""
@@ -256,7 +276,7 @@ def _bundle_id(account: str, manifest: BundleManifest) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _revision(plan: _Plan, now: int) -> Revision:
+def _revision(plan: _Plan, now: int, secrets_json: str | None) -> Revision:
     request = plan.request
     cell = request.manifest.cell
     return Revision(
@@ -271,6 +291,7 @@ def _revision(plan: _Plan, now: int) -> Revision:
         message=request.message,
         notebook=request.notebook,
         cell_json=cell.model_dump_json() if cell is not None else None,
+        secrets_json=secrets_json,
     )
 
 

@@ -20,8 +20,9 @@ from fal_backend.domain.runner import Effect
 from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.ledger import Ledger
-from fal_notebook.errors import FalError, NotFoundError, RequirementsError
+from fal_notebook.errors import BackendError, FalError, NotFoundError, RequirementsError
 from fal_notebook.wire import AppSpec, BundleManifest, MachineType
+from fal_notebook.wire_secrets import split_alias
 
 __all__ = ["Address", "Fleet"]
 
@@ -72,6 +73,12 @@ class Fleet:
         """Told of a runner that cannot be started from here."""
         self.env_of: Callable[[Runner], dict[str, str]] = lambda row: {}
         """Asked for what a runner finds in its environment."""
+        self.secrets_of: Callable[[Runner], dict[str, str]] = lambda row: {}
+        """Asked for the secrets that a runner finds there. May raise FalError."""
+        self.stamps_of: Callable[[str, str, list[str] | None], str | None] = lambda account, app, allowed: (
+            None
+        )
+        """(account, app, `AppSpec.secrets`): asked for what tells the present secrets from later ones."""
 
     def learn(self, runner_id: str, address: Address) -> None:
         """Remember where a runner listens."""
@@ -146,9 +153,13 @@ class Fleet:
     async def _start(self, row: Runner) -> None:
         try:
             order = await self._order(row.revision)
+            secrets = self.secrets_of(row)
         except FileNotFoundError:
             image = self._ledger.need(Revision, row.revision).image
             self.on_refused(row, _image_gone(row.app, image))
+            return
+        except BackendError as error:
+            self.on_refused(row, error)
             return
         machine = self._machines[row.machine_type]
         spec = self.spec(row.revision)
@@ -165,6 +176,7 @@ class Fleet:
                 cpu=machine.cpu,
                 memory_mb=machine.memory_mb,
                 env={**order.env, **self.env_of(row)},
+                secrets=secrets,
             ),
         )
 
@@ -216,6 +228,7 @@ class Fleet:
             cpu=machine.cpu,
             memory_mb=machine.memory_mb,
             persistent_dir=str(persistent),
+            environment=split_alias(row.app)[1],
         )
 
     def _open_traffic(self, row: Runner) -> None:

@@ -15,18 +15,22 @@ from typing import Any, TypeVar, cast
 from fal_backend.domain.records import (
     Account,
     Alias,
+    DataKey,
     Deployment,
+    Environment,
     Image,
     Named,
     Node,
     Revision,
     Runner,
     RunnerPhase,
+    Secret,
     Session,
 )
 from fal_backend.domain.rollout import OPEN, is_before_switch
 from fal_backend.domain.runner import LIVE
 from fal_backend.ports import Bus, OpClass, Reader, Store, Tx
+from fal_notebook.wire_secrets import MAIN
 
 __all__ = ["AppKey", "Draft", "Ledger", "app_key"]
 
@@ -143,6 +147,10 @@ class Ledger:
     def alias_id(self, key: AppKey) -> str:
         """Return `owner/alias`."""
         return f"{self.need(Account, key[0]).nickname}/{key[1]}"
+
+    def environments(self, account: str) -> list[str]:
+        """Return the names of an account's environments, `main` first."""
+        return [MAIN, *sorted(row.name for row in self.all(Environment) if row.account == account)]
 
     def live_of(self, revision: str) -> list[Runner]:
         """Return a revision's runners that have not ended."""
@@ -292,6 +300,12 @@ class Draft:
         wanted = {row.revision for row in self.open_of_app(key) if is_before_switch(row)}
         return wanted | ({alias.revision} if alias is not None else set())
 
+    def all(self, kind: type[R]) -> list[R]:
+        """Return all rows of a kind as they will be."""
+        known = [row for row in self._ledger.all(kind) if (kind, row.id) not in self.deleted]
+        made = [row for row in self._of(kind) if self._ledger.get(kind, row.id) is None]
+        return [self.need(kind, row.id) for row in known] + made
+
     def changes(self, kind: type[R]) -> Iterator[tuple[R | None, R]]:
         """Yield (row before, row after) of each changed row of a kind."""
         for row in self._of(kind):
@@ -337,6 +351,7 @@ class Draft:
 def _rows_that_matter(reader: Reader) -> list[Named]:
     rows: list[Named] = [*reader.find(Account), *reader.find(Alias), *reader.find(Node), *reader.find(Image)]
     rows.extend(reader.find(Session, ended_at=None))
+    rows += [*reader.find(Environment), *reader.find(DataKey), *reader.find(Secret)]
     for state in OPEN:
         rows.extend(reader.find(Deployment, state=state.value))
     for phase in RunnerPhase:

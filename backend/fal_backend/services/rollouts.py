@@ -29,6 +29,7 @@ from fal_backend.services.images import Images
 from fal_backend.services.ledger import AppKey, Draft, app_key
 from fal_notebook.errors import MachineError
 from fal_notebook.wire import DeploymentState, ScaleSpec
+from fal_notebook.wire_secrets import split_alias
 
 __all__ = ["Rollouts", "retire"]
 
@@ -223,7 +224,7 @@ def _moved(before: Alias | None, row: Deployment, now: int, *, owner: str) -> Al
             id=f"{owner}/{row.app}",
             account=row.account,
             name=row.app,
-            environment="main",
+            environment=split_alias(row.app)[1],
             revision=row.revision,
             auth=row.auth,
             scale_json=row.scale_json,

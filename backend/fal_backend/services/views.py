@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from fal_notebook.wire import (
     Strategy,
     Urls,
 )
+from fal_notebook.wire_secrets import split_alias
 
 __all__ = ["deployment_data", "deployment_view", "error_of", "moment", "runner_data", "runner_view", "urls"]
 
@@ -85,7 +87,13 @@ def runner_data(row: Runner) -> dict[str, Any]:
 
 
 def runner_view(
-    row: Runner, now: int, *, inflight: int = 0, is_backing_off: bool = False, expires_s: float | None = None
+    row: Runner,
+    now: int,
+    *,
+    inflight: int = 0,
+    is_backing_off: bool = False,
+    expires_s: float | None = None,
+    stale: Sequence[str] = (),
 ) -> RunnerInfo:
     """Return a runner as `runners list` shows it."""
     end = row.ended_at or now
@@ -107,6 +115,7 @@ def runner_view(
         ended_at=moment(row.ended_at) if row.ended_at else None,
         reason=row.reason,
         error=error_of(row.error_json),
+        stale_secrets=list(stale),
     )
 
 
@@ -146,6 +155,7 @@ def deployment_view(
         deployment_id=row.id,
         app_name=row.app,
         endpoint_id=f"{owner}/{row.app}",
+        environment=split_alias(row.app)[1],
         revision=row.revision,
         changed=changed,
         ephemeral=row.session is not None,

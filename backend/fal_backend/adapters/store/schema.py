@@ -36,7 +36,9 @@ from fal_backend.domain.records import (
     ApiKey,
     Attempt,
     Bundle,
+    DataKey,
     Deployment,
+    Environment,
     EventRow,
     File,
     Image,
@@ -44,6 +46,7 @@ from fal_backend.domain.records import (
     Request,
     Revision,
     Runner,
+    Secret,
     Session,
     Webhook,
 )
@@ -62,7 +65,7 @@ __all__ = [
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0005"
+SCHEMA_NUMBER = "0006"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
@@ -98,6 +101,9 @@ LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
     Request: (("request_id",),),
     Attempt: (("request",),),
     Webhook: (("account", "created_at"), ("account",)),
+    Environment: (("account",),),
+    DataKey: (),
+    Secret: (("account", "environment"), ("account",)),
 }
 """The sets of columns that `Reader.find` may compare, each served by an index."""
 
