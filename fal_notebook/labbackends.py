@@ -25,7 +25,7 @@ from fal_notebook.config import Profile
 from fal_notebook.embedded import ensure_backend
 from fal_notebook.errors import AuthError, BackendError, FalError
 
-__all__ = ["Backend", "Backends", "is_allowed"]
+__all__ = ["Backend", "Backends", "is_allowed", "is_socket"]
 
 LOCAL = "local"
 """Names the profile of this server whatever its instance id is."""
@@ -35,6 +35,7 @@ PROOF_S = 10.0
 """How long a check of who answers is believed: on this machine another process may take over a port."""
 
 _NAME = r"[A-Za-z0-9._-]+"
+_FILE = r"files/[0-9a-f]{32}/[A-Za-z0-9._~%-]+"
 _ALLOWED: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
     (frozenset(methods.split()), re.compile(path))
     for methods, path in (
@@ -44,6 +45,10 @@ _ALLOWED: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         ("GET", rf"api/v1/deployments/{_NAME}"),
         ("POST", rf"api/v1/(deployments/{_NAME}/cancel|runners/{_NAME}/stop)"),
         ("GET", rf"api/v1/images/{_NAME}/log"),
+        ("POST", r"rest/storage/upload/initiate(-multipart)?"),
+        ("GET PUT", _FILE),
+        ("PUT", rf"{_FILE}/multipart/[0-9a-f]{{32}}/\d+"),
+        ("POST", rf"{_FILE}/multipart/[0-9a-f]{{32}}/complete"),
     )
 )
 """What may pass. Keys, secrets, blobs and sessions are not in it."""
@@ -56,6 +61,11 @@ def is_allowed(method: str, path: str) -> bool:
     if _TRICKS.search(path):
         return False
     return any(method in methods and pattern.fullmatch(path) for methods, pattern in _ALLOWED)
+
+
+def is_socket(path: str) -> bool:
+    """Say whether a websocket to this raw path may pass."""
+    return path.startswith("run/") and is_allowed("GET", path)
 
 
 @dataclass

@@ -25,11 +25,12 @@ from tornado.iostream import StreamClosedError
 from fal_notebook.config import resolve
 from fal_notebook.errors import AuthError, BackendError, FalError
 from fal_notebook.labbackends import Backend, Backends, is_allowed
+from fal_notebook.labsockets import SocketHandler
 
 __all__ = ["InstanceHandler", "InstanceListHandler", "ProxyHandler", "StartHandler", "StaticHandler"]
 
 _SAFE = frozenset({"GET", "HEAD"})
-_REQUEST_HEADERS = ("accept", "content-type", "content-length", "last-event-id")
+_REQUEST_HEADERS = ("accept", "content-type", "content-length", "if-range", "last-event-id", "range")
 _DROPPED = frozenset(
     {
         "connection",
@@ -300,6 +301,7 @@ def _load_jupyter_server_extension(serverapp: Any) -> None:
             (rf"{base}/instances/{name}", InstanceHandler),
             (rf"{base}/instances/{name}/start", StartHandler),
             (rf"{base}/i/(?P<instance>[^/]+)/.*", ProxyHandler),
+            (rf"{base}/ws/{name}/(.+)", SocketHandler),
             (rf"{base}/static/fal-ui.js", StaticHandler),
         ],
     )

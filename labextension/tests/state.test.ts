@@ -129,7 +129,7 @@ test('snippets hold the call and no key', () => {
 test('files in an answer are recognised', () => {
   assert.equal(mediaOf('x', 'data:image/png;base64,AAAA')?.type, 'image');
   assert.equal(mediaOf('x', 'https://h/a.wav')?.type, 'audio');
-  assert.equal(mediaOf('image', { url: 'https://h/a', content_type: 'image/png', width: 2, height: 3 })?.note, '2 × 3');
+  assert.equal(mediaOf('image', { url: 'https://h/a', content_type: 'image/png', width: 2, height: 3 })?.note, '2 × 3 PNG');
   assert.equal(mediaOf('x', { url: 'javascript:alert(1)', content_type: 'image/png' }), null);
   assert.equal(mediaOf('x', 'plain'), null);
 });

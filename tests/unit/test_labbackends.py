@@ -146,3 +146,28 @@ def test_only_listed_paths_may_pass() -> None:
         ("GET", "run/ada/di gits"),
     ):
         assert not labbackends.is_allowed(method, path), path
+
+
+def test_files_may_pass_by_the_addresses_of_storage_only() -> None:
+    id = "0" * 32
+    assert labbackends.is_allowed("POST", "rest/storage/upload/initiate")
+    assert labbackends.is_allowed("POST", "rest/storage/upload/initiate-multipart")
+    assert labbackends.is_allowed("GET", f"files/{id}/a%20b.png")
+    assert labbackends.is_allowed("PUT", f"files/{id}/big.npy/multipart/{id}/12")
+    assert labbackends.is_allowed("POST", f"files/{id}/big.npy/multipart/{id}/complete")
+    for method, path in (
+        ("POST", "rest/storage/auth/token"),
+        ("POST", "rest/tokens/"),
+        ("DELETE", f"files/{id}/a.png"),
+        ("POST", "files/upload"),
+        ("GET", f"files/{id}/..%2fkeys"),
+        ("GET", f"files/{id}/a/b"),
+        ("GET", "files/x/a.png"),
+    ):
+        assert not labbackends.is_allowed(method, path), path
+
+
+def test_websockets_lead_to_apps_only() -> None:
+    assert labbackends.is_socket("run/ada/digits/realtime")
+    for path in ("api/v1/events", "ws/ada/digits", "run/ada", "run/ada/digits/../x", "files/x"):
+        assert not labbackends.is_socket(path), path

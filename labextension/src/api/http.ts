@@ -8,16 +8,36 @@ export type Fetcher = (url: string, init: RequestInit) => Promise<Response>;
 
 const SILENCE_MS = 30_000;
 
+/** What a surface can do beside plain requests. */
+export interface Abilities {
+  start?: () => Promise<void>;
+  socket?: (path: string) => WebSocket;
+  /** Requests carry a key, so files can be kept, and are read by the way of the requests. */
+  keepsFiles?: boolean;
+}
+
+const KEPT_FILE = /^https?:\/\/(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?\/(files\/[0-9a-f]{32}\/[^/?#]+)$/;
+
 /** Reaches a backend below `base`, which ends with a slash. */
 export class HttpTransport implements Transport {
   readonly start?: () => Promise<void>;
+  readonly socket?: (path: string) => WebSocket;
+  readonly keepsFiles: boolean;
 
   constructor(
     private readonly base: string,
     private readonly fetcher: Fetcher,
-    start?: () => Promise<void>
+    abilities: Abilities = {}
   ) {
-    this.start = start;
+    this.start = abilities.start;
+    this.socket = abilities.socket;
+    this.keepsFiles = abilities.keepsFiles ?? false;
+  }
+
+  /** A backend on the server's own machine is not on that of the browser. */
+  show(url: string): string {
+    const found = this.keepsFiles ? KEPT_FILE.exec(url) : null;
+    return found ? this.base + found[1] : url;
   }
 
   get key(): string {

@@ -12,7 +12,7 @@ export interface ServerEvent {
 export interface CallInit {
   method: string;
   headers: Record<string, string>;
-  body?: string;
+  body?: string | Blob;
   signal: AbortSignal;
 }
 
@@ -28,6 +28,12 @@ export interface Transport {
   events(path: string, signal: AbortSignal, lastId?: string): AsyncGenerator<ServerEvent | 'open'>;
   /** Ask the server to start its backend; undefined where this surface cannot. */
   start?(): Promise<void>;
+  /** Open a websocket; undefined where this surface cannot. */
+  socket?(path: string): WebSocket;
+  /** Files may be kept with the backend: this surface has a key for that. */
+  readonly keepsFiles?: boolean;
+  /** Where this page reads a file that the backend keeps; other addresses stay as they are. */
+  show?(url: string): string;
 }
 
 /** The backend answered with an error. */

@@ -19,6 +19,11 @@ function ask(url: string, init: RequestInit): Promise<Response> {
   return ServerConnection.makeRequest(url, init, settings);
 }
 
+function socketAddress(instance: string, path: string): string {
+  const url = URLExt.join(settings.wsUrl, 'fal', 'ws', encodeURIComponent(instance), path);
+  return settings.appendToken && settings.token ? `${url}?token=${encodeURIComponent(settings.token)}` : url;
+}
+
 async function connect(bundle: Bundle, instance: string): Promise<Transport | null> {
   const response = await ask(address('instances', encodeURIComponent(instance)), { method: 'GET' });
   if (!response.ok) {
@@ -31,7 +36,8 @@ async function connect(bundle: Bundle, instance: string): Promise<Transport | nu
       throw new Error(body.error?.message ?? started.statusText);
     }
   };
-  return new bundle.HttpTransport(address('i', encodeURIComponent(instance)) + '/', ask, start);
+  const socket = (path: string): WebSocket => new settings.WebSocket(socketAddress(instance, path));
+  return new bundle.HttpTransport(address('i', encodeURIComponent(instance)) + '/', ask, { start, socket, keepsFiles: true });
 }
 
 function transportOf(bundle: Bundle, instance: string): Promise<Transport | null> {

@@ -19,7 +19,8 @@ export function mountPage(host: HTMLElement, data: PageData): void {
   if (data.page === 'gallery') {
     mount(Gallery, host, { apps: data.apps });
   } else {
-    const transport = new HttpTransport('/', (url, init) => fetch(url, { ...init, credentials: 'omit' }));
+    const socket = (path: string): WebSocket => new WebSocket(`${location.origin.replace(/^http/, 'ws')}/${path}`);
+    const transport = new HttpTransport('/', (url, init) => fetch(url, { ...init, credentials: 'omit' }), { socket });
     mount(PagePlayground, host, { transport, detail: data.app });
   }
 }

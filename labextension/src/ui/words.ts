@@ -29,6 +29,17 @@ export function bytes(size: number): string {
   return `${power && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[power]}`;
 }
 
+/** "198 of 320 MB, 4 s left"; without a guess until something has come through. */
+export function left(sent: number, total: number, after_ms: number): string {
+  const unit = bytes(total).split(' ')[1] ?? '';
+  const [said, ofUnit] = bytes(sent).split(' ');
+  const share = `${said}${ofUnit === unit ? '' : ' ' + ofUnit} of ${bytes(total)}`;
+  if (!sent || sent >= total || after_ms < 500) {
+    return share;
+  }
+  return `${share}, ${Math.max(1, Math.round(((total - sent) * after_ms) / sent / 1_000))} s left`;
+}
+
 /** "2 min ago" under a day, then a date. */
 export function ago(then: number, now: number): string {
   const s = Math.max(0, Math.round((now - then) / 1_000));

@@ -4,6 +4,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import type { FormAction, FormState } from '../../state/form';
 import { Button, Icon, IconButton } from '../base/parts';
 import { ChoiceControl, JsonControl, NumberControl, NumbersControl, SwitchControl, TextControl, useField } from './controls';
+import { FileControl } from './FileControl';
 import { Form as Context, idOf, useForm, type ControlProps } from './context';
 import { typeText, type BooleanNode, type ChoiceNode, type DictNode, type Field, type ListNode, type Node, type ObjectNode, type UnionNode } from './normalise';
 import { choiceOf, getAt, initial, initialOn, isRecord, keyOf, type Path, type Value } from './values';
@@ -28,7 +29,7 @@ export function SchemaForm(props: FormProps): JSX.Element {
   }, [wanted]);
   useEffect(() => {
     if (props.focusProblem) {
-      root.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
+      root.current?.querySelector<HTMLElement>('[aria-invalid="true"], [data-invalid="true"]')?.focus();
     }
   }, [props.focusProblem]);
   const context = useMemo(
@@ -98,7 +99,7 @@ function Leaf(props: ControlProps): JSX.Element {
   const { node } = props;
   switch (node.kind) {
     case 'string':
-      return <TextControl {...props} node={node} />;
+      return node.media ? <FileControl {...props} node={node} media={node.media} /> : <TextControl {...props} node={node} />;
     case 'number':
       return <NumberControl {...props} node={node} />;
     case 'boolean':

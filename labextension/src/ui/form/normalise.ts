@@ -17,7 +17,10 @@ interface Common {
   schema: Schema;
 }
 
-export type StringNode = Common & { kind: 'string'; isLong: boolean; format: string | null; maxLength: number | null };
+/** What a text is the address of. */
+export type MediaKind = 'image' | 'audio' | 'video' | 'file';
+
+export type StringNode = Common & { kind: 'string'; isLong: boolean; format: string | null; maxLength: number | null; media: MediaKind | null };
 export type NumberNode = Common & { kind: 'number'; isInteger: boolean; min: number | null; max: number | null; step: number };
 export type BooleanNode = Common & { kind: 'boolean' };
 export type ChoiceNode = Common & { kind: 'choice'; options: Json[] };
@@ -112,7 +115,23 @@ function stringNode(body: Schema, common: Common): Node {
   const ui = (body['ui'] ?? {}) as Schema;
   const isNamedLong = /prompt|text|body|content|description|message|document/i.test(common.title ?? '');
   const isLong = ui['field'] === 'textarea' || (!format && (isNamedLong || (maxLength ?? 0) > 200));
-  return { ...common, kind: 'string', isLong, format, maxLength };
+  return { ...common, kind: 'string', isLong, format, maxLength, media: MEDIA.find(kind => kind === ui['field']) ?? null };
+}
+
+const MEDIA: MediaKind[] = ['image', 'audio', 'video', 'file'];
+const NAMED = /(?:^|_)(image|video|audio|file|mask)s?_urls?$/;
+const LINK = /(?:^|_)(api|base|callback|home|link|origin|page|proxy|redirect|referer|repo|server|site|webhook|website)_urls?$/;
+
+/** Mark a member as a file where its name says so, or its model is fal's own for files. */
+function marked(name: string, schema: Schema, siblings: Record<string, Schema>): Schema {
+  const isMarked = typeof schema['ui'] === 'object' && schema['ui'] !== null && 'field' in schema['ui'];
+  const named = NAMED.exec(name)?.[1];
+  const isFile = named !== undefined || (/_urls?$/.test(name) && !LINK.test(name)) || (name === 'url' && 'content_type' in siblings);
+  if (isMarked || !isFile) {
+    return schema;
+  }
+  const kind = named === 'mask' || (name === 'url' && 'width' in siblings) ? 'image' : (named ?? 'file');
+  return { ...schema, ui: { ...(schema['ui'] as Schema | undefined), field: kind } };
 }
 
 function numberNode(body: Schema, common: Common): Node {
@@ -135,7 +154,9 @@ function listNode(body: Schema, root: Schema, trail: string[], common: Common): 
   if (body['prefixItems'] || !body['items']) {
     return { ...common, kind: 'json' };
   }
-  const item = toNode(body['items'] as Schema, root, trail);
+  // A list of addresses is marked as a whole: what it says holds for each.
+  const items = body['items'] as Schema;
+  const item = toNode(items['type'] === 'string' && body['ui'] ? { ...items, ui: body['ui'] } : items, root, trail);
   return { ...common, kind: 'list', item, minItems: count(body['minItems']) ?? 0, maxItems: count(body['maxItems']) };
 }
 
@@ -150,7 +171,7 @@ function objectNode(body: Schema, root: Schema, trail: string[], common: Common)
   const fields = orderOf(body, properties).map(name => ({
     name,
     isRequired: required.has(name),
-    node: toNode(properties[name] as Schema, root, trail)
+    node: toNode(marked(name, properties[name] as Schema, properties), root, trail)
   }));
   return { ...common, kind: 'object', fields };
 }
@@ -258,7 +279,7 @@ export function typeText(node: Node): string {
   const suffix = node.nullable ? ', optional' : '';
   switch (node.kind) {
     case 'string':
-      return (node.format ?? 'str') + (node.maxLength ? `, max ${node.maxLength}` : '') + suffix;
+      return (node.media ?? node.format ?? 'str') + (node.maxLength ? `, max ${node.maxLength}` : '') + suffix;
     case 'number':
       return (node.isInteger ? 'int' : 'float') + rangeText(node) + suffix;
     case 'boolean':

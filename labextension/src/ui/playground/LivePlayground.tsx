@@ -5,7 +5,8 @@ import type { Transport } from '../../api/transport';
 import type { AppDetail } from '../../api/wire.gen';
 import { Icon } from '../base/parts';
 import { readEndpoints } from '../form/endpoints';
-import { Playground } from './Playground';
+import { Playground, type PlaygroundProps } from './Playground';
+import { SessionPlayground } from './SessionPlayground';
 
 interface LiveProps {
   transport: Transport;
@@ -27,6 +28,17 @@ export function LivePlayground({ transport, detail, note, onAnswer, onLogs }: Li
   if (!endpoint) {
     return <div class="fal-empty">This app describes no endpoint.</div>;
   }
+  const key = `${endpoint.path} ${JSON.stringify(endpoint.parts)}`;
+  const given: PlaygroundProps = {
+    transport,
+    app: detail.endpoint_id,
+    url: detail.urls.run,
+    needsKey: detail.auth_mode !== 'public',
+    endpoint,
+    note,
+    onAnswer,
+    onLogs
+  };
   return (
     <>
       {endpoints.length > 1 && (
@@ -46,17 +58,11 @@ export function LivePlayground({ transport, detail, note, onAnswer, onLogs }: Li
           </span>
         </div>
       )}
-      <Playground
-        key={`${endpoint.path} ${JSON.stringify(endpoint.parts)}`}
-        transport={transport}
-        app={detail.endpoint_id}
-        url={detail.urls.run}
-        needsKey={detail.auth_mode !== 'public'}
-        endpoint={endpoint}
-        note={note}
-        onAnswer={onAnswer}
-        onLogs={onLogs}
-      />
+      {endpoint.socket ? (
+        <SessionPlayground key={key} {...given} socket={endpoint.socket} />
+      ) : (
+        <Playground key={key} {...given} />
+      )}
     </>
   );
 }

@@ -210,7 +210,7 @@ function Stream({ request }: { request: RequestState }): JSX.Element | null {
 
 const COLOURS: Record<string, { label: string; colour: string }> = {
   queue: { label: 'Queue', colour: 'var(--fal-t-queue)' },
-  cold: { label: 'Cold start', colour: 'var(--fal-t-cold)' },
+  start: { label: 'Cold start', colour: 'var(--fal-t-cold)' },
   network: { label: 'Network', colour: 'var(--fal-t-net)' },
   run: { label: 'Inference', colour: 'var(--fal-t-run)' }
 };

@@ -3,12 +3,19 @@ import type { JSX } from 'preact';
 import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { CopyButton, Icon } from '../base/parts';
 import type { IconName } from '../base/icons';
+import { knownOf, useFileDoor } from '../files';
 import { bytes, count } from '../words';
 
-type Media = { url: string; type: 'image' | 'audio' | 'video'; note: string };
+export interface Media {
+  url: string;
+  type: 'image' | 'audio' | 'video' | 'file';
+  note: string;
+  /** As the App calls the file. */
+  file?: string;
+}
 
 /** A box with a head: what it is, its size, what can be done with it. */
-function Output(props: { icon: IconName; name: string; note: string; copy?: string; link?: string; children: preact.ComponentChildren }): JSX.Element {
+export function Output(props: { icon: IconName; name: string; note: string; copy?: string; link?: string; file?: string; children: preact.ComponentChildren }): JSX.Element {
   return (
     <div class="fal-out">
       <div class="fal-out-head">
@@ -21,7 +28,7 @@ function Output(props: { icon: IconName; name: string; note: string; copy?: stri
         <span class="fal-end">
           {props.copy !== undefined && <CopyButton text={props.copy} label={`Copy ${props.name}`} />}
           {props.link && (
-            <a class="fal-btn fal-btn-icon" href={props.link} download={props.name} target="_blank" rel="noreferrer" aria-label={`Download ${props.name}`} title={`Download ${props.name}`}>
+            <a class="fal-btn fal-btn-icon" href={props.link} download={props.file ?? props.name} target="_blank" rel="noreferrer" aria-label={`Download ${props.name}`} title={`Download ${props.name}`}>
               <Icon name="dl" />
             </a>
           )}
@@ -93,21 +100,35 @@ const ENDING = /\.(png|jpe?g|webp|gif|svg|avif|wav|mp3|ogg|flac|m4a|mp4|webm|mov
 export function mediaOf(name: string, value: unknown): Media | null {
   if (typeof value === 'string') {
     const type = /^data:(image|audio|video)\//.exec(value)?.[1] ?? (/^https?:\/\//.test(value) ? typeOfEnding(value, name) : null);
-    return type ? { url: value, type: type as Media['type'], note: value.startsWith('data:') ? sizeOfData(value) : '' } : null;
+    return type ? { url: value, type: type as Media['type'], note: value.startsWith('data:') ? sizeOfData(value) : '', ...nameOf(value, null) } : null;
   }
-  const file = value as { url?: unknown; content_type?: unknown; width?: number; height?: number; file_size?: number } | null;
+  const file = value as { url?: unknown; content_type?: unknown; file_name?: unknown; width?: number; height?: number; file_size?: number } | null;
   if (typeof file !== 'object' || file === null || typeof file.url !== 'string' || !/^(https?:|data:|blob:)/.test(file.url)) {
     return null;
   }
-  const type = /^(image|audio|video)\//.exec(String(file.content_type ?? ''))?.[1] ?? mediaOf(name, file.url)?.type;
+  const said = typeof file.content_type === 'string' ? file.content_type : '';
+  const isFile = said !== '' || typeof file.file_name === 'string';
+  const type = /^(image|audio|video)\//.exec(said)?.[1] ?? mediaOf(name, file.url)?.type ?? (isFile ? 'file' : null);
   const size = file.width && file.height ? `${file.width} × ${file.height}` : '';
-  return type ? { url: file.url, type: type as Media['type'], note: [size, file.file_size ? bytes(file.file_size) : ''].filter(Boolean).join(', ') } : null;
+  const kind = said.split(/[/;]/)[1] ?? '';
+  const short = type === 'file' ? said : kind.replace(/^x-|\+xml$/g, '').toUpperCase();
+  const note = [[size, short].filter(Boolean).join(' '), file.file_size ? bytes(file.file_size) : ''].filter(Boolean).join(', ');
+  return type ? { url: file.url, type: type as Media['type'], note, ...nameOf(file.url, file.file_name) } : null;
 }
+
+/** Name a file for people, where it has a name that says more than its address. */
+function nameOf(url: string, said: unknown): { file?: string } {
+  const name = typeof said === 'string' && said ? said : /^https?:/.test(url) ? knownOf(url).name : '';
+  return name ? { file: name } : {};
+}
+
+/** A file of fal's storage, whatever its ending. */
+const KEPT = /\/files\/[0-9a-f]{32}\/[^/?#]+$/;
 
 function typeOfEnding(url: string, name: string): string | null {
   const ending = ENDING.exec(url)?.[1]?.toLowerCase();
   if (!ending) {
-    return /^(image|img|picture)(_url)?$/.test(name) ? 'image' : null;
+    return /^(image|img|picture)(_url)?$/.test(name) ? 'image' : KEPT.test(url) ? 'file' : null;
   }
   return /wav|mp3|ogg|flac|m4a/.test(ending) ? 'audio' : /mp4|webm|mov/.test(ending) ? 'video' : 'image';
 }
@@ -120,19 +141,29 @@ function sizeOfData(uri: string): string {
 
 export function MediaOutput({ name, media }: { name: string; media: Media }): JSX.Element {
   const [measured, measure] = useState('');
-  const icons = { image: 'image', audio: 'play', video: 'play' } as const;
+  const url = useFileDoor().show(media.url);
+  const icons = { image: 'image', audio: 'audio', video: 'video', file: 'file' } as const;
+  const note = [measured, media.note].filter(Boolean).join(media.note.includes(',') ? ', ' : ' ');
   return (
-    <Output icon={icons[media.type]} name={name} note={[measured, media.note].filter(Boolean).join(' ')} link={media.url}>
+    <Output icon={icons[media.type]} name={name} note={note} link={url} file={media.file}>
       {media.type === 'image' && (
         <img
           class="fal-img-out"
-          src={media.url}
+          src={url}
           alt={`Result: ${name}`}
           onLoad={event => measure(media.note.includes('×') ? '' : `${event.currentTarget.naturalWidth} × ${event.currentTarget.naturalHeight}`)}
+          onError={() => measure('could not be loaded')}
         />
       )}
-      {media.type === 'audio' && <audio controls src={media.url} aria-label={name} />}
-      {media.type === 'video' && <video controls src={media.url} aria-label={name} class="fal-img-out" />}
+      {media.type === 'audio' && <audio controls preload="metadata" src={url} aria-label={name} onError={() => measure('could not be loaded')} />}
+      {media.type === 'video' && <video controls preload="metadata" src={url} aria-label={name} class="fal-img-out" onError={() => measure('could not be loaded')} />}
+      {media.type === 'file' && (
+        <div class="fal-file-out">
+          <a class="fal-link fal-trunc" href={url} download={media.file ?? name} target="_blank" rel="noreferrer">
+            {media.file ?? name}
+          </a>
+        </div>
+      )}
     </Output>
   );
 }

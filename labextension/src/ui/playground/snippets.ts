@@ -83,3 +83,52 @@ export function literal(value: Json | undefined, depth = 0): string {
   const indent = '    '.repeat(depth + 1);
   return `${open}\n${parts.map(part => indent + part + ',').join('\n')}\n${'    '.repeat(depth)}${close}`;
 }
+
+/** What the snippet of a session is made from. */
+export interface SessionSnippet {
+  app: string;
+  path: string;
+  url: string;
+  body: Json;
+  needsKey: boolean;
+  isRealtime: boolean;
+}
+
+/** A session for Python: with fal's client, or a plain websocket. */
+export function pythonSession(call: SessionSnippet): string {
+  if (call.isRealtime) {
+    const path = call.path === '/realtime' ? '' : `, path=${literal(call.path)}`;
+    return [
+      'import fal_client',
+      '',
+      `with fal_client.realtime(${literal(call.app)}${path}, use_jwt=False) as session:`,
+      `    session.send(${literal(call.body, 1)})`,
+      '    print(session.recv())'
+    ].join('\n');
+  }
+  const key = call.needsKey ? [', additional_headers={"Authorization": f"Key {os.environ[\'FAL_KEY\']}"}'] : [''];
+  return [
+    ...(call.needsKey ? ['import os', ''] : []),
+    'from websockets.sync.client import connect',
+    '',
+    `with connect(${literal(call.url)}${key[0]}) as socket:`,
+    '    socket.send("hello")',
+    '    print(socket.recv())'
+  ].join('\n');
+}
+
+/** A session for JavaScript with fal's client. */
+export function javascriptSession(call: SessionSnippet): string {
+  const path = call.path === '/realtime' ? [] : [`  path: ${JSON.stringify(call.path)},`];
+  return [
+    'import { fal } from "@fal-ai/client";',
+    '',
+    `const live = fal.realtime.connect(${JSON.stringify(call.app)}, {`,
+    ...path,
+    '  tokenProvider: async (app) => fetchTokenFromYourServer(app),',
+    '  onResult: (result) => console.log(result),',
+    '  onError: (error) => console.error(error),',
+    '});',
+    `live.send(${JSON.stringify(call.body)});`
+  ].join('\n');
+}
