@@ -26,7 +26,7 @@ from fal_backend.services.queue_accept import LOW, new_request, no_room, platfor
 from fal_backend.services.queue_leftovers import Leftovers
 from fal_backend.services.queue_lines import Alarms, Line
 from fal_backend.services.queue_retention import Retention
-from fal_backend.services.queue_runs import Control, Runs, decode_headers
+from fal_backend.services.queue_runs import LEASE_US, Control, Runs, decode_headers
 from fal_backend.services.queue_tail import Tail
 from fal_backend.services.queue_takeover import Takeover
 from fal_backend.services.queue_values import (
@@ -39,7 +39,7 @@ from fal_backend.services.queue_values import (
     StoredAnswer,
     Submission,
 )
-from fal_backend.services.queue_watch import Watch
+from fal_backend.services.queue_watch import Bell, Watch
 from fal_backend.services.request_ids import RequestIds
 from fal_backend.services.request_logs import RequestLogs
 from fal_notebook.errors import LimitError
@@ -190,22 +190,49 @@ class Queue:
         if line.waiting() + self._pending[key] >= DEPTH_LIMIT:
             raise Refusal(429, "Too many requests wait for this app", None, ((b"retry-after", b"10"),))
         row, body = new_request(submission, next(self._numbers), self._ids.next())
+        door = self._door_at_once(line, submission)
         self._pending[key] += 1
+        claimed = None
         try:
-            stored = await self._store.write(lambda tx: rows.accept(tx, row, body), OpClass.ACCEPT)
-        except LimitError as error:
-            raise no_room(error) from error
+            stored, claimed = await self._store_new(row, body, door)
         finally:
             self._pending[key] -= 1
+            if door is not None and claimed is None:
+                self._dispatch.release(door)
         if stored is not row:
             position = line.position(stored.id, is_low=stored.lane == LOW)
             return Accepted(stored.request_id, position, is_new=False)
         if row.start_deadline is not None:
             self._alarms.add(row.id, row.start_deadline)
+        if claimed is not None and door is not None:
+            line.running += 1
+            self._runs.start_claimed(claimed, body, door)
+            return Accepted(row.request_id, 0)
         line.join(row.id, is_low=submission.is_low, hint=row.hint)
         position = line.position(row.id, is_low=submission.is_low)
         self._offer(line)
         return Accepted(row.request_id, position)
+
+    async def _store_new(
+        self, row: Request, body: bytes | None, door: Door | None
+    ) -> tuple[Request, Request | None]:
+        """Return the request as it is stored, and as it is leased where a runner was waiting for it."""
+
+        def accept(tx: Tx) -> tuple[Request, Request | None]:
+            if door is None:
+                return rows.accept(tx, row, body), None
+            return rows.accept_for(tx, row, body, door.runner_id, LEASE_US)
+
+        try:
+            return await self._store.write(accept, OpClass.ACCEPT)
+        except LimitError as error:
+            raise no_room(error) from error
+
+    def _door_at_once(self, line: Line, submission: Submission) -> Door | None:
+        """Take a free slot for a request that nobody stands before: it is accepted and leased by one commit."""
+        if line.waiting() or submission.hint is not None or not self.opened.is_set():
+            return None
+        return self._dispatch.admit(submission.route)
 
     # Asking
 
@@ -221,14 +248,14 @@ class Queue:
         self, owner: str, alias: str, request_id: str, *, logs: bool = False
     ) -> AsyncIterator[StatusView]:
         """Yield where it stands, then each change, the completed view last. Raises: Refusal 404 at once."""
-        row = await self._find(owner, alias, request_id)
         watched = self._watch.watch(request_id)
-        tail = Tail(self._logs, request_id, watched.set) if logs else None
+        tail = Tail(self._logs, request_id, watched.ring) if logs else None
         told: StatusView | None = None
         try:
+            row = await self._find(owner, alias, request_id)
             while True:
                 watched.clear()
-                row = await self._find(owner, alias, request_id)
+                row = watched.row or row
                 if tail is not None:
                     await tail.use(row)
                 view = self._view(row, tail.take() if tail is not None else None)
@@ -243,14 +270,14 @@ class Queue:
             if tail is not None:
                 await tail.close()
 
-    async def _wait(self, row: Request, watched: asyncio.Event) -> None:
+    async def _wait(self, row: Request, watched: Bell) -> None:
         """Wait for a change of the request, or of its position."""
         line = self._line(row.app)
         if row.state == RequestState.LEASED:
             await watched.wait()
             return
         before = line.position(row.id, is_low=row.lane == LOW)
-        while line.position(row.id, is_low=row.lane == LOW) == before and not watched.is_set():
+        while line.position(row.id, is_low=row.lane == LOW) == before and not watched.is_rung:
             line.moved.clear()
             waits = [asyncio.ensure_future(watched.wait()), asyncio.ensure_future(line.moved.wait())]
             try:
@@ -373,10 +400,10 @@ class Queue:
             self._runs.cancel(after)
         if after.state == RequestState.DONE and before.state != RequestState.DONE:
             self.on_done(after)
-        self._watch.ring(after.request_id)
+        self._watch.ring(after)
 
     def _claimed(self, row: Request) -> None:
-        self._watch.ring(row.request_id)
+        self._watch.ring(row)
 
     def _attached(self, app: str) -> None:
         self._line(app).running += 1

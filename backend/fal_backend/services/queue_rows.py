@@ -21,6 +21,7 @@ __all__ = [
     "Change",
     "DoneHook",
     "accept",
+    "accept_for",
     "apply",
     "claim",
     "file_of",
@@ -74,6 +75,20 @@ def accept(tx: Tx, row: Request, body: bytes | None) -> Request:
     if body:
         tx.requests.put_body(row.id, body)
     return row
+
+
+def accept_for(
+    tx: Tx, row: Request, body: bytes | None, runner: str, lease_us: int
+) -> tuple[Request, Request | None]:
+    """Insert a request that a runner has a free slot for, leased to it; None where it came before.
+
+    Raises: Refusal 422 as `accept`.
+    """
+    stored = accept(tx, row, body)
+    if stored is not row:
+        return stored, None
+    now = now_us()
+    return stored, tx.requests.claim(row.id, runner, now, now + lease_us)
 
 
 def claim(tx: Tx, id: int, runner: str, lease_us: int) -> tuple[Request, bytes | None] | None:

@@ -45,11 +45,12 @@ from fal_backend.services.dispatch import Dispatch, Door
 from fal_backend.services.queue_leftovers import Leftovers
 from fal_notebook.errors import LimitError
 
-__all__ = ["Control", "RetryPolicy", "Runs"]
+__all__ = ["LEASE_US", "Control", "RetryPolicy", "Runs"]
 
 log = structlog.get_logger()
 
 LEASE_S = 30.0
+LEASE_US = int(LEASE_S * 1e6)
 BEAT_S = 5.0
 _AGAIN_S = 1.0
 _CANCEL_AGAIN_S = 0.5
@@ -157,6 +158,10 @@ class Runs:
         """Try a request on a runner whose slot it owns."""
         self._spawn(self._start(key, id, door), f"request {id}")
 
+    def start_claimed(self, row: Request, body: bytes | None, door: Door) -> None:
+        """Try a request that was claimed for a runner as it was accepted."""
+        self._spawn(self._carry(row, body, door), f"request {row.id}")
+
     async def attach(self, row: Request, control: str) -> None:
         """Go on with a try that a runner had when this process began."""
         live = _Live(row, self._dispatch.occupy(row.runner or ""), control)
@@ -187,45 +192,42 @@ class Runs:
     # One try
 
     async def _start(self, key: str, id: int, door: Door) -> None:
-        is_held = True
         try:
-            runner = door.runner_id
-            lease_us = int(LEASE_S * 1e6)
-            claimed = await self._store.write(lambda tx: rows.claim(tx, id, runner, lease_us))
-            if claimed is None:
-                self._on_end(key)
-                return
-            row, body = claimed
-            live = _Live(row, door, door.control)
-            live.task = asyncio.current_task()
-            self._begin(live)
-            self._on_claim(row)
-            try:
-                verdict = await self._try(live, lambda: self._courier.carry(door, self._parcel(row, body)))
-                is_held = self._settle_runner(live, verdict)
-                if is_held:
-                    self._dispatch.release(door)
-                    is_held = False
-                await self._store_outcome(row, verdict)
-            finally:
-                self._end(live)
-        finally:
-            if is_held:
-                self._dispatch.release(door)
+            claimed = await self._store.write(lambda tx: rows.claim(tx, id, door.runner_id, LEASE_US))
+        except BaseException:
+            self._dispatch.release(door)
+            raise
+        if claimed is None:
+            self._dispatch.release(door)
+            self._on_end(key)
+            return
+        await self._carry(*claimed, door)
+
+    async def _carry(self, row: Request, body: bytes | None, door: Door) -> None:
+        """Send a try that is claimed."""
+        live = _Live(row, door, door.control)
+        live.task = asyncio.current_task()
+        self._begin(live)
+        self._on_claim(row)
+        await self._see_through(live, lambda: self._courier.carry(door, self._parcel(row, body)))
 
     async def _attached(self, live: _Live) -> None:
-        row, control, door = live.row, live.control or "", live.door
+        row, control = live.row, live.control or ""
+        await self._see_through(live, lambda: self._courier.attach(control, row.request_id, row.attempt))
+
+    async def _see_through(self, live: _Live, carry: Callable[[], Coroutine[Any, Any, Reply]]) -> None:
+        """Take a try to its end; its slot is given back once the runner's work has ended."""
+        is_held = True
         try:
-            verdict = await self._try(
-                live, lambda: self._courier.attach(control, row.request_id, row.attempt)
-            )
-            self._settle_runner(live, verdict)
+            verdict = await self._try(live, carry)
+            is_held = self._settle_runner(live, verdict)
+            if is_held and live.door is not None:
+                self._dispatch.release(live.door)
+                is_held = False
+            await self._store_outcome(live.row, verdict)
         finally:
-            if door is not None:
-                self._dispatch.release(door)
-        try:
-            await self._store_outcome(row, verdict)
-        finally:
+            if is_held and live.door is not None:
+                self._dispatch.release(live.door)
             self._end(live)
 
     def _begin(self, live: _Live) -> None:
