@@ -412,6 +412,13 @@ class Builder(Protocol):
         ...
 
     def log_path(self, hash: str) -> Path: ...
+    def note_use(self, hash: str) -> None:
+        """Remember that a runner is made from this image now."""
+        ...
+
+    def last_used(self) -> str | None:
+        """Return the ready image that was used last."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -443,6 +450,16 @@ class StartOrder:
     environment: str = "main"
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     """Goes into the runner's environment by the settings pipe, and is masked in what it writes."""
+
+
+@dataclass(frozen=True)
+class ZygoteOrder:
+    """The part of a start order that a zygote needs."""
+
+    owner: str
+    image_hash: str
+    image_python: str
+    runtime_root: str
 
 
 @dataclass(frozen=True)
@@ -519,8 +536,8 @@ class RunnerProvider(Protocol):
         """Keep contact with every host until cancelled; reconnects by itself."""
         ...
 
-    async def warm(self, order: StartOrder) -> None:
-        """Have a zygote ready for runners like this one (runner_id is ignored)."""
+    async def warm(self, order: StartOrder | ZygoteOrder) -> bool:
+        """Have a zygote ready for runners like this one (runner_id is ignored); False when it was ready already."""
         ...
 
     async def drop(self, image_hash: str) -> None:

@@ -80,6 +80,7 @@ from fal_backend.services.request_log import QueuedCalls, RequestLog
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
+from fal_backend.services.warmth import Warmth
 from fal_backend.services.webhooks import Webhooks
 from fal_backend.settings import Settings
 from fal_notebook.errors import BackendError, FalError
@@ -112,6 +113,7 @@ class _House:
     images: Images
     reconcile: Reconcile
     sessions: Sessions
+    warmth: Warmth
     idleness: Idleness
     streams: Streams
     files: Files
@@ -192,6 +194,8 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     sessions = Sessions(ledger, reconcile, deploy)
     environments = Environments(ledger, reconcile, deploy)
     secrets = _secrets(settings, ledger, reconcile, fleet)
+    warmth = Warmth(builder, fleet, reconcile.post, account.nickname)
+    sessions.on_open = warmth.ring
     catalog = Catalog(
         store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, machines=machines
     )
@@ -292,6 +296,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         images,
         reconcile,
         sessions,
+        warmth,
         idleness,
         streams,
         files,
@@ -360,6 +365,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("hosts", house.hosts.run(house.reconcile.on_news, house.store.leader)),
         _task("retention", keep_trimming(house.store)),
         _task("files", house.files.run()),
+        _task("warmth", house.warmth.run(house.adopted)),
         _task("queue", house.queue.run(house.adopted)),
         _task("webhooks", house.webhooks.run()),
         _task("request log", house.request_log.run()),

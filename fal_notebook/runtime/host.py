@@ -25,6 +25,7 @@ from fal_notebook.runtime.host_guardian import ORPHAN_GRACE_S, Guardian
 from fal_notebook.runtime.host_leftovers import RUNNER_ID, clear_runs, trim_logs
 from fal_notebook.runtime.host_link import Link
 from fal_notebook.runtime.host_logs import LogFile
+from fal_notebook.runtime.host_memory import available_part
 from fal_notebook.runtime.host_runners import Runner
 from fal_notebook.runtime.host_zygotes import ZygoteTable
 from fal_notebook.runtime.hostproto import PROTO, ProtocolError, pick_version
@@ -35,6 +36,8 @@ from fal_notebook.runtime.sandbox import tier_table
 __all__ = ["Host", "main"]
 
 _ACCEPT_AGAIN_S = 0.5
+_REVIEW_S = 30.0
+"""How often zygotes that nobody needs are looked for."""
 
 
 class Host:
@@ -79,6 +82,7 @@ class Host:
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self._terminate)
         self._loop.on_signal(signal.SIGINT, self._terminate)
+        self._loop.after(_REVIEW_S, self._review_zygotes)
         self._loop.run()
         self._zygotes.close()
         (self._run / "host.sock").unlink(missing_ok=True)
@@ -236,6 +240,12 @@ class Host:
     def _warm(self, link: Link, message: dict[str, Any]) -> None:
         zygote = self._zygotes.warm(message["order"])
         link.answer(message, {"t": "zygote", "state": zygote.state, "unsafe": zygote.unsafe})
+
+    def _review_zygotes(self) -> None:
+        ended = self._zygotes.review(available=available_part())
+        if ended:
+            _say(f"zygotes.ended unneeded={ended}")
+        self._loop.after(_REVIEW_S, self._review_zygotes)
 
     def _drop(self, link: Link, message: dict[str, Any]) -> None:
         link.answer(message, {"t": "ok", "dropped": self._zygotes.drop(str(message["image_hash"]))})

@@ -27,6 +27,10 @@ _FORK_S = 10.0
 _RETRY_S = 30.0
 """How long runners of a key are spawned after its zygote has failed."""
 _MAX_IDLE = 8
+_UNUSED_S = 900.0
+"""How long a zygote stays that was warmed early and has forked nobody."""
+_SCARCE = 0.08
+"""The part of the machine's memory below which idle zygotes go."""
 _PACKET = 64 * 1024
 
 
@@ -79,6 +83,8 @@ class Zygote:
         self.unsafe: str | None = None
         """Why its runners must be spawned, once it is known."""
         self.used_at = time.monotonic()
+        self.is_used = False
+        """True once somebody wanted to be forked from it."""
         self.retry_at = 0.0
         """When another may be started in its place."""
         self.runners: set[str] = set()
@@ -108,7 +114,7 @@ class Zygote:
 
     def fork(self, fork: Fork) -> None:
         """Fork this runner now, or when the zygote is warm."""
-        self.used_at = time.monotonic()
+        self.used_at, self.is_used = time.monotonic(), True
         if self.state == "ready":
             self._send_fork(fork)
         else:
@@ -304,6 +310,15 @@ class ZygoteTable:
     def close(self) -> None:
         """End them all."""
         self._end(list(self._table.values()))
+
+    def review(self, *, available: float) -> int:
+        """End idle zygotes that nobody used in time, and all idle ones when memory is short; return how many.
+
+        available: the part of the machine's memory that is free for use.
+        """
+        idle = [z for z in self._table.values() if z.state == "ready" and z.is_idle]
+        long_ago = time.monotonic() - _UNUSED_S
+        return self._end([z for z in idle if available < _SCARCE or (not z.is_used and z.used_at < long_ago)])
 
     def _trim(self) -> None:
         idle = [z for z in self._table.values() if z.state == "ready" and z.is_idle]

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -273,3 +274,20 @@ async def test_orphans_that_still_hold_the_lock_are_ended_before_the_next_build(
     await build(builder, ["falfox==1.0"])
     assert orphan.wait(DEADLINE_S) == -signal.SIGKILL
     orphan.stdout.close()
+
+
+async def test_the_image_that_was_used_last_is_known_over_restarts(
+    builder: UvBuilder, places: Places
+) -> None:
+    old, new = builder.plan([], PYTHON, VERSIONS), builder.plan([["falfox"]], PYTHON, VERSIONS)
+    for spec in (old, new):
+        await builder.build(spec, log=lambda _line: None)
+    assert builder.last_used() is None
+    for number, spec in enumerate((new, old)):
+        builder.note_use(spec.hash)
+        used = places.images / spec.hash / "USED"
+        os.utime(used, (number + 1, number + 1))
+    assert UvBuilder(places).last_used() == old.hash
+    shutil.rmtree(places.images / old.hash)
+    builder.note_use(old.hash)
+    assert builder.last_used() == new.hash

@@ -22,6 +22,7 @@ from fal_backend.ports import (
     HostState,
     LogRecord,
     StartOrder,
+    ZygoteOrder,
 )
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.deploy import Deploy
@@ -73,6 +74,11 @@ class FakeBuilder:
     def log_path(self, hash: str) -> Path:
         return Path("/nowhere")
 
+    def note_use(self, hash: str) -> None: ...
+
+    def last_used(self) -> str | None:
+        return None
+
 
 class FakeBlobs:
     def has(self, sha256: str) -> bool:
@@ -97,7 +103,9 @@ class FakeHosts:
         self.loses = 0
 
     async def run(self, on_news: Callable[[HostNews], None], leader: int) -> None: ...
-    async def warm(self, order: StartOrder) -> None: ...
+    async def warm(self, order: StartOrder | ZygoteOrder) -> bool:
+        return False
+
     async def drop(self, image_hash: str) -> None: ...
 
     async def start(self, node: str, order: StartOrder) -> None:

@@ -17,7 +17,16 @@ from typing import Any
 
 import structlog
 
-from fal_backend.ports import HostExited, HostHello, HostLost, HostNews, HostState, LogRecord, StartOrder
+from fal_backend.ports import (
+    HostExited,
+    HostHello,
+    HostLost,
+    HostNews,
+    HostState,
+    LogRecord,
+    StartOrder,
+    ZygoteOrder,
+)
 from fal_notebook.runtime.hostproto import PROTO, Decoder, ProtocolError, encode_frame, pick_version
 
 __all__ = ["LOCAL_NODE", "HostUnreachableError", "Hosts"]
@@ -133,10 +142,13 @@ class Hosts:
             for node in self._sockets:
                 group.create_task(_Contact(self, node).keep(), name=f"host {node}")
 
-    async def warm(self, order: StartOrder) -> None:
-        """Have a zygote ready on every node for runners like this one."""
-        for wire in list(self._wires.values()):
-            await wire.ask({"t": "warm", "order": asdict(order)})
+    async def warm(self, order: StartOrder | ZygoteOrder) -> bool:
+        """Have a zygote ready on every node for runners like this one; False when all had one."""
+        states = [
+            (await wire.ask({"t": "warm", "order": asdict(order)}))["state"]
+            for wire in list(self._wires.values())
+        ]
+        return "warming" in states
 
     async def drop(self, image_hash: str) -> None:
         """Let go of zygotes of this image that have no runners."""

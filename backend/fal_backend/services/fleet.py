@@ -17,7 +17,7 @@ import structlog
 
 from fal_backend.domain.records import Account, Bundle, Revision, Runner
 from fal_backend.domain.runner import Effect
-from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store
+from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store, ZygoteOrder
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.ledger import Ledger
 from fal_notebook.errors import BackendError, FalError, NotFoundError, RequirementsError
@@ -180,6 +180,15 @@ class Fleet:
             ),
         )
 
+    async def warm_image(self, hash: str, owner: str) -> bool:
+        """Have a zygote ready for an owner's runners of an image; False when it was ready already.
+
+        Raises: FileNotFoundError when the image is gone, FalError when the host cannot be asked.
+        """
+        runtime_root = await asyncio.to_thread(self._builder.runtime_root)
+        python = self._builder.python(hash)
+        return await self._provider.warm(ZygoteOrder(owner, hash, str(python), str(runtime_root)))
+
     async def _warm(self, revision: str) -> None:
         await self._provider.warm(await self._order(revision))
 
@@ -197,6 +206,7 @@ class Fleet:
             self._orders[revision] = self._make_order(row, bundle, runtime_root)
         # Where the image lies now: a forced build has moved it.
         order = self._orders[revision]
+        self._builder.note_use(order.image_hash)
         root, python = self._builder.root(order.image_hash), self._builder.python(order.image_hash)
         return replace(order, image_root=str(root), image_python=str(python))
 

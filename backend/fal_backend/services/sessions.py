@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -40,6 +41,8 @@ class Sessions:
         self._pidfds: dict[str, int] = {}
         self._holds: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.on_open: Callable[[], None] = lambda: None
+        """Told of each new session."""
 
     @property
     def count(self) -> int:
@@ -78,6 +81,7 @@ class Sessions:
         await self._reconcile.submit(lambda draft: draft.change(row))
         log.info("session.opened", session_id=row.id, kind=row.kind, pid=row.pid)
         self._watch(row)
+        self.on_open()
         return row
 
     async def close(self, session_id: str, account: str) -> None:

@@ -9,6 +9,7 @@ time, over all processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -44,6 +45,8 @@ __all__ = ["UvBuilder"]
 log = structlog.get_logger()
 
 MARKER = "READY"
+USED = "USED"
+"""An empty file whose time says when the image was used last."""
 BUILD_TIMEOUT_S = 3600.0
 LOOKUP_TIMEOUT_S = 15.0
 
@@ -124,6 +127,18 @@ class UvBuilder:
     def log_path(self, hash: str) -> Path:
         """Return the file with the last build's lines."""
         return self._places.images / f"{hash}.log"
+
+    def note_use(self, hash: str) -> None:
+        """Remember that a runner is made from this image now; an image that is gone has no use."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder(hash) / USED).touch()
+
+    def last_used(self) -> str | None:
+        """Return the ready image that was used last."""
+        used = {path.parent.name: path.stat().st_mtime_ns for path in self._places.images.glob(f"*/{USED}")}
+        return next(
+            (hash for hash in sorted(used, key=used.__getitem__, reverse=True) if self.is_ready(hash)), None
+        )
 
     def _folder(self, hash: str) -> Path:
         return self._places.images / hash
