@@ -19,6 +19,8 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
+from fal_notebook.runtime.redaction import Redactor, StreamRedactor
+
 __all__ = [
     "BURST_BYTES",
     "MAX_LINE",
@@ -209,9 +211,10 @@ def _parse(data: bytes, offset: int) -> list[list[Any]]:
 class LineReader:
     """Turns what a raw pipe gives into lines of a log."""
 
-    def __init__(self, log: LogFile, stream: str) -> None:
+    def __init__(self, log: LogFile, stream: str, redactor: Redactor | None = None) -> None:
         self._log = log
         self._stream = stream
+        self._redactor = redactor or Redactor(())
         self._rest = b""
         self._cutting = False
 
@@ -239,17 +242,25 @@ class LineReader:
         self._rest = b""
 
     def _keep(self, line: bytes) -> None:
-        text = line[:MAX_LINE].removesuffix(b"\r").decode("utf-8", "replace")
-        self._log.keep(self._stream, None, text + _CUT if len(line) > MAX_LINE else text)
+        if len(line) <= MAX_LINE:
+            text = line.removesuffix(b"\r").decode("utf-8", "replace")
+            self._log.keep(self._stream, None, self._redactor.mask(text))
+            return
+        # What the line ends with may be the beginning of a secret; what is held back goes with the rest.
+        text = StreamRedactor(self._redactor).feed(line.decode("utf-8", "replace"))
+        self._log.keep(self._stream, None, text[:MAX_LINE] + _CUT)
 
 
 class FrameReader:
     """Turns the runtime's framed records, which know their request, into lines of a log."""
 
-    def __init__(self, log: LogFile) -> None:
+    def __init__(self, log: LogFile, redactor: Redactor | None = None) -> None:
         self._log = log
         self._buffer = bytearray()
         self._broken = False
+        self._redactor = redactor or Redactor(())
+        self._cut: dict[tuple[str, str | None], StreamRedactor] = {}
+        """Of long lines that come in several records."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came. What is no frame (an App wrote to the descriptor) ends the reading."""
@@ -269,8 +280,13 @@ class FrameReader:
             self._take(body)
 
     def finish(self) -> None:
-        """Nothing is owed: half a frame is no line."""
+        """Keep what was held back; half a frame is no line."""
         self._buffer.clear()
+        for (stream, request_id), held in self._cut.items():
+            rest = held.finish()
+            if rest:
+                self._log.keep(stream, request_id, rest)
+        self._cut.clear()
 
     def _take(self, body: bytes) -> None:
         if not self._log.has_room():
@@ -283,7 +299,20 @@ class FrameReader:
         except (ValueError, KeyError, TypeError):
             self._break()
             return
-        self._log.keep(stream, request_id, text.rstrip("\n"), at)
+        for part in self._masked(stream, request_id, text.rstrip("\n")):
+            self._log.keep(stream, request_id, part, at)
+
+    def _masked(self, stream: str, request_id: str | None, text: str) -> list[str]:
+        """Return the text as it may be kept; what a record of full length ends with may go on in the next one."""
+        if not self._redactor.longest:
+            return [text]
+        through = self._cut.pop((stream, request_id), None)
+        if len(text) < MAX_LINE:
+            text = through.feed(text) + through.finish() if through is not None else self._redactor.mask(text)
+        else:
+            through = self._cut[(stream, request_id)] = through or StreamRedactor(self._redactor)
+            text = through.feed(text)
+        return [text[at : at + MAX_LINE] for at in range(0, len(text), MAX_LINE)] or [text]
 
     def _break(self) -> None:
         self._broken = True

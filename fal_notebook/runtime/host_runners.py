@@ -31,6 +31,7 @@ from fal_notebook.runtime.process import (
     private_bytes,
     send_signal,
 )
+from fal_notebook.runtime.redaction import Redactor
 from fal_notebook.runtime.sandbox import limit_process, prefer_for_oom, scrub_environment
 
 __all__ = ["Runner"]
@@ -61,7 +62,7 @@ class Runner:
         withdraw: Callable[[str], bool],
     ) -> None:
         self._loop = loop
-        self.order = order
+        self.order = {**order, "secrets": None}
         self.id = str(order["runner_id"])
         self.epoch = int(order["epoch"])
         self.state = "starting"
@@ -73,6 +74,8 @@ class Runner:
         """The `exited` message, once it has ended."""
         self.log = LogFile(logs)
         self.ends = RunnerEnds(folder)
+        self._secrets: dict[str, str] = dict(order.get("secrets") or {})
+        self._redactor = Redactor(self._secrets.values())
         self._report = report
         self._withdraw = withdraw
         self.began = time.monotonic()
@@ -142,16 +145,17 @@ class Runner:
     def _handed_over(self) -> None:
         self.ends.close_child()
         self._readers = {
-            self.ends.out: LineReader(self.log, "stdout"),
-            self.ends.err: LineReader(self.log, "stderr"),
-            self.ends.log: FrameReader(self.log),
+            self.ends.out: LineReader(self.log, "stdout", self._redactor),
+            self.ends.err: LineReader(self.log, "stderr", self._redactor),
+            self.ends.log: FrameReader(self.log, self._redactor),
         }
         for fd, reader in self._readers.items():
             self._loop.watch(fd, read=partial(self._on_output, fd, reader))
         self._loop.watch(self.ends.control, read=self._on_control)
         ends = self.ends
-        settings = {**self.order, "own": str(ends.own), "work": str(ends.work), "host_pid": os.getpid()}
-        self._feed_settings(json.dumps(settings).encode())
+        env = {**(self.order.get("env") or {}), **self._secrets}
+        told = {"own": str(ends.own), "work": str(ends.work), "host_pid": os.getpid(), "env": env}
+        self._feed_settings(json.dumps({**self.order, "secrets": None, **told}).encode())
 
     def _feed_settings(self, rest: bytes) -> None:
         fd = self.ends.settings
@@ -204,7 +208,7 @@ class Runner:
                 self._cancel_timers()
                 self._enter("ready")
             case "failed":
-                self._error = message.get("error")
+                self._error = self._redactor.walk(message.get("error"))
                 self._why = "setup_failed"
                 self._timers.append(self._loop.after(_FAILED_S, self._signal_kill))
             case _:
@@ -323,6 +327,7 @@ class Runner:
             self._on_control()
         self._close_ends()
         self.log.close()
+        self._secrets.clear()
         self.exit = self._record(code, number)
         remove_folder(self.ends.folder)
         self._enter("ended")
