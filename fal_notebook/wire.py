@@ -108,6 +108,8 @@ class DeploymentState(StrEnum):
     SWITCHING = "switching"
     DRAINING = "draining"
     """The alias has moved; runners of the old revision finish their calls. The deployment has succeeded."""
+    ROLLING_OUT = "rolling_out"
+    """Detached: the alias has moved; the first runner of the new revision is starting."""
     DONE = "done"
     ABORTED = "aborted"
     """It failed; the alias was not touched."""
@@ -161,6 +163,10 @@ class ScaleSpec(Wire):
     """Seconds a call may wait for a runner; 0: no limit of its own."""
     startup_timeout: int | None = Field(None, ge=1)
     """Seconds until `setup()` must have returned."""
+    machine_types: list[str] | None = Field(None, min_length=1)
+    """Set by `apps scale`: instead of the revision's own, until the next deployment."""
+    valid_regions: list[str] | None = None
+    """Regions that runners may be in; None or empty: any."""
 
 
 class EndpointSpec(Wire):
@@ -285,6 +291,12 @@ class DeployRequest(Wire):
     force: bool = False
     """Make a revision though nothing changed."""
     message: str | None = Field(None, max_length=2048)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
+    """Facts for people, such as a commit; 16 KiB in all. Source: fal SDK, `deploy --annotation`."""
+    detach: bool = False
+    """Rolling: answer once the alias has moved, which it does before a runner is ready."""
+    reset_scale: bool = False
+    """Take scaling from the code instead of what the app has now."""
     notebook: str | None = None
     """Path or name of the notebook, for people."""
 

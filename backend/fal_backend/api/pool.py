@@ -92,6 +92,15 @@ class Pool:
         if self._draining is None and self._sessions():
             self._draining = self.loop.create_task(self._drain())
 
+    @property
+    def can_reopen(self) -> bool:
+        """False once sessions were asked to come to their end: the runner takes no new ones."""
+        return self._draining is None
+
+    def reopen(self) -> None:
+        """Keep connections again; undoes `close`."""
+        self._is_closed = False
+
     def _sessions(self) -> list[SessionConn]:
         return [conn for conn in self.all if isinstance(conn, SessionConn)]
 

@@ -19,6 +19,7 @@ __all__ = [
     "Bundle",
     "DataKey",
     "Deployment",
+    "DeploymentKind",
     "Environment",
     "EventRow",
     "File",
@@ -56,6 +57,18 @@ class RunnerPhase(StrEnum):
     STOPPING = "stopping"
     """It was told to end."""
     GONE = "gone"
+
+
+class DeploymentKind(StrEnum):
+    """What an act of deploying does."""
+
+    DEPLOY = "deploy"
+    SET_REV = "set_rev"
+    """Moves the alias to a revision that there was before."""
+    SPLIT = "split"
+    """Gives a revision a part of the callers."""
+    RESTART = "restart"
+    """Starts the runners of the alias's revision anew."""
 
 
 class ImageState(StrEnum):
@@ -166,6 +179,15 @@ class Revision:
     version: int = 0
     secrets_json: str | None = None
     """{name: moment of its value} of the secrets that it was deployed with."""
+    author: str | None = None
+    """Nickname of the account whose key shipped it."""
+    author_key: str | None = None
+    annotations_json: str | None = None
+    """{name: text} as given."""
+    scale_json: str | None = None
+    """Effective `wire.ScaleSpec` of the deployment that made it."""
+    auth: str | None = None
+    """Mode of the deployment that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +207,10 @@ class Alias:
     session: str | None = None
     """Set for temporary apps: they end with it."""
     version: int = 0
+    split_revision: str | None = None
+    """A second revision that gets a part of the callers."""
+    split_percent: int | None = None
+    """How many of a hundred callers it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +240,14 @@ class Deployment:
     ended_at: int | None = None
     no_cache: int = 0
     version: int = 0
+    kind: str | None = None
+    """A `DeploymentKind` value; None: an ordinary deployment."""
+    percent: int | None = None
+    """split: how many of a hundred callers the revision gets."""
+    detach: int | None = None
+    """1: the alias moves before a runner is ready, and stays where it is when none becomes so."""
+    author: str | None = None
+    """Nickname of the account whose key asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +289,10 @@ class Runner:
     version: int = 0
     secrets_json: str | None = None
     """{name: moment of its value} of the secrets that it was started with."""
+    width: int | None = None
+    """Calls at once that it was started for; None: what its revision says."""
+    replaced: int | None = None
+    """1: another one was started in its place."""
 
 
 @dataclass(frozen=True, slots=True)

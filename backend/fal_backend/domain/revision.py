@@ -9,7 +9,18 @@ from fal_backend.domain.records import Alias, Revision
 from fal_notebook.errors import DeployError, UsageError
 from fal_notebook.wire import DEV_SUFFIX, AppSpec, AuthMode, ScaleSpec
 
-__all__ = ["DEFAULTS", "checked_name", "dev_alias", "effective_auth", "effective_scale", "is_same"]
+__all__ = [
+    "DEFAULTS",
+    "checked_annotations",
+    "checked_name",
+    "dev_alias",
+    "effective_auth",
+    "effective_scale",
+    "is_same",
+    "rolled_back_scale",
+    "scaled",
+    "settings_of",
+]
 
 DEFAULTS = ScaleSpec(
     keep_alive=10,
@@ -25,8 +36,11 @@ DEFAULTS = ScaleSpec(
 )
 """What holds where neither code nor alias says anything. Source: fal SDK, server defaults."""
 
-_FROM_CODE = frozenset({"max_multiplexing", "startup_timeout"})
+_FROM_CODE = frozenset({"max_multiplexing", "startup_timeout", "machine_types"})
 """Always taken from the new code; everything else is the alias's once there is one."""
+
+_ANNOTATIONS = 32
+_ANNOTATIONS_BYTES = 16 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?")
 
@@ -63,10 +77,12 @@ def dev_alias(name: str, suffix: str) -> str:
     return f"{checked_name(name)[:50].rstrip('-')}-dev-{suffix}"
 
 
-def effective_scale(code: ScaleSpec, alias: Alias | None, *, ephemeral: bool) -> ScaleSpec:
+def effective_scale(
+    code: ScaleSpec, alias: Alias | None, *, ephemeral: bool = False, reset: bool = False
+) -> ScaleSpec:
     """Return the settings that will hold: the alias's, the code's, the server's, in fal's order.
 
-    A temporary app has one runner, which is kept up as long as its session lives.
+    A temporary app has one runner, which is kept up as long as its session lives. reset: nothing is inherited.
     Source: fal SDK, `RegisterApplicationRequest.scale`.
     """
     given = {name: value for name, value in code.model_dump().items() if value is not None}
@@ -78,11 +94,63 @@ def effective_scale(code: ScaleSpec, alias: Alias | None, *, ephemeral: bool) ->
             "concurrency_buffer": 0,
             "concurrency_buffer_perc": 0,
         }
-    elif alias is not None:
+    elif alias is not None and not reset:
         kept = json.loads(alias.scale_json)
         values |= {name: value for name, value in kept.items() if name not in _FROM_CODE}
     values["max_concurrency"] = max(values["max_concurrency"], values["min_concurrency"])
     return ScaleSpec.model_validate(values)
+
+
+def rolled_back_scale(spec: ScaleSpec, alias: Alias) -> ScaleSpec:
+    """Return the settings after `set-rev`: the alias's, but what belongs to the code is the revision's.
+
+    Source: fal, "Rollback".
+    """
+    return effective_scale(spec, alias)
+
+
+def scaled(scale: ScaleSpec, changes: ScaleSpec, *, given: frozenset[str]) -> ScaleSpec:
+    """Return the settings with those that were given changed.
+
+    Raises: UsageError when they do not fit together.
+    """
+    values = scale.model_dump() | {name: getattr(changes, name) for name in given}
+    for name in DEFAULTS.model_fields_set - {"request_start_timeout"}:
+        if values[name] is None:
+            values[name] = getattr(DEFAULTS, name)
+    if values["max_concurrency"] < values["min_concurrency"]:
+        raise UsageError(
+            f"max_concurrency {values['max_concurrency']} is less than min_concurrency "
+            f"{values['min_concurrency']}.",
+            fix="Change both at once.",
+            code="usage.scale",
+        )
+    return ScaleSpec.model_validate(values)
+
+
+def checked_annotations(annotations: dict[str, str]) -> str | None:
+    """Return annotations as they are stored. Raises: UsageError over fal's limits (32, 16 KiB)."""
+    if not annotations:
+        return None
+    text = json.dumps(annotations, ensure_ascii=False)
+    if len(annotations) > _ANNOTATIONS or len(text.encode()) > _ANNOTATIONS_BYTES:
+        raise UsageError(
+            f"{len(annotations)} annotations of {len(text.encode())} bytes are too many.",
+            fix=f"At most {_ANNOTATIONS}, and {_ANNOTATIONS_BYTES // 1024} KiB in all.",
+            code="usage.annotations",
+        )
+    return text
+
+
+def settings_of(spec: AppSpec, scale: ScaleSpec) -> dict[str, object]:
+    """Return all settings of a revision by fal's names, for people to compare."""
+    found: dict[str, object] = {
+        "machine_types": scale.machine_types or spec.machine_types,
+        "python_version": spec.python_version,
+        "termination_grace_period_seconds": spec.termination_grace_s,
+    }
+    given = scale.model_dump(exclude={"machine_types"})
+    return found | {name: value for name, value in given.items() if value is not None}
 
 
 def effective_auth(

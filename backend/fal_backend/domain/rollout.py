@@ -1,7 +1,8 @@
 """How an alias gets from one revision to the next, as a pure machine over a deployment's row.
 
 Rules: before the switch the alias is untouched, whatever fails; the switch itself is one transaction, made
-by the shell when `SWITCH` is wanted; a deployment that has ended never changes again.
+by the shell when `SWITCH` is wanted; a deployment that has ended never changes again. A detached one switches
+as soon as its image is there, and what fails after that leaves the alias where it is.
 Source: fal, "Rollout Strategies".
 """
 
@@ -54,6 +55,9 @@ CLOSED = frozenset(
 OPEN = frozenset(set(DeploymentState) - CLOSED)
 
 _BEFORE = frozenset({DeploymentState.BUILDING, DeploymentState.VERIFYING, DeploymentState.SWITCHING})
+
+_STARTING = frozenset({DeploymentState.VERIFYING, DeploymentState.ROLLING_OUT})
+"""A runner of the new revision is waited for."""
 
 _RETRIED = frozenset({"lost", "node_lost"})
 """Ends that say nothing about the revision: another runner is started."""
@@ -176,13 +180,14 @@ def step(row: Deployment, event: RolloutEvent, now: int) -> Deployment:
         case BuildBegan() | ImageReady() | ImageFailed():
             return _image(row, event, now) if row.state == DeploymentState.BUILDING else row
         case RunnerMoved() | RunnerReady() | RunnerGone() | Refused() | Tick():
-            return _runner(row, event, now) if row.state == DeploymentState.VERIFYING else row
+            return _runner(row, event, now) if row.state in _STARTING else row
         case Switched() | SwitchLost():
             return _switch(row, event, now) if row.state == DeploymentState.SWITCHING else row
         case OldGone():
             return _end(row, DeploymentState.DONE, now) if row.state == DeploymentState.DRAINING else row
         case Superseded():
-            return _end(row, DeploymentState.SUPERSEDED, now) if is_before_switch(row) else row
+            is_open = is_before_switch(row) or row.state == DeploymentState.ROLLING_OUT
+            return _end(row, DeploymentState.SUPERSEDED, now) if is_open else row
         case Cancelled():
             return _end(row, DeploymentState.CANCELLED, now) if is_before_switch(row) else row
         case _:
@@ -198,6 +203,8 @@ def wanted(row: Deployment) -> frozenset[Effect]:
             return frozenset({Effect.ENSURE_RUNNER})
         case DeploymentState.SWITCHING:
             return frozenset({Effect.SWITCH})
+        case DeploymentState.ROLLING_OUT:
+            return frozenset({Effect.ENSURE_RUNNER, Effect.DRAIN_OLD})
         case DeploymentState.DRAINING:
             return frozenset({Effect.DRAIN_OLD})
         case _:
@@ -221,7 +228,7 @@ def _image(row: Deployment, event: BuildBegan | ImageReady | ImageFailed, now: i
     if isinstance(event, ImageFailed):
         return _fail(row, event.error_json, now)
     row = _mark(row, "build", PhaseState.CACHED if event.cached else PhaseState.DONE, now)
-    if row.strategy == Strategy.RECREATE:
+    if row.strategy == Strategy.RECREATE or row.detach:
         return replace(row, state=DeploymentState.SWITCHING.value)
     return _mark(replace(row, state=DeploymentState.VERIFYING.value), "start", PhaseState.NOW, now)
 
@@ -237,7 +244,9 @@ def _runner(
         case RunnerReady():
             for phase in ("start", "setup", "ready"):
                 row = _mark(row, phase, PhaseState.DONE, now)
-            return replace(row, state=DeploymentState.SWITCHING.value, runner=event.runner)
+            has_moved = row.state == DeploymentState.ROLLING_OUT
+            state = DeploymentState.DRAINING if has_moved else DeploymentState.SWITCHING
+            return replace(row, state=state.value, runner=event.runner)
         case RunnerGone():
             return row if event.reason in _RETRIED else _fail(row, event.error_json, now)
         case Refused():
@@ -249,16 +258,19 @@ def _runner(
 
 def _switch(row: Deployment, event: Switched | SwitchLost, now: int) -> Deployment:
     if isinstance(event, SwitchLost):
-        return replace(row, state=DeploymentState.VERIFYING.value, runner=None)
-    state = DeploymentState.DRAINING.value
-    return replace(row, state=state, previous=event.previous, switched_at=now)
+        return row if row.detach else replace(row, state=DeploymentState.VERIFYING.value, runner=None)
+    row = replace(row, previous=event.previous, switched_at=now)
+    if row.detach:
+        return _mark(replace(row, state=DeploymentState.ROLLING_OUT.value), "start", PhaseState.NOW, now)
+    return replace(row, state=DeploymentState.DRAINING.value)
 
 
 def _fail(row: Deployment, error_json: str, now: int) -> Deployment:
     for phase, (_, ended, _) in phases(row).items():
         if ended is None:
             row = _mark(row, phase, PhaseState.FAILED, now)
-    return _end(replace(row, error_json=error_json), DeploymentState.ABORTED, now)
+    end = DeploymentState.FAILED if row.state == DeploymentState.ROLLING_OUT else DeploymentState.ABORTED
+    return _end(replace(row, error_json=error_json), end, now)
 
 
 def _end(row: Deployment, state: DeploymentState, now: int) -> Deployment:

@@ -23,6 +23,7 @@ __all__ = [
     "NoCapacity",
     "Placed",
     "Progress",
+    "Resume",
     "RunnerEvent",
     "Stop",
     "Tick",
@@ -100,6 +101,11 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """It is wanted again: one that only finished its calls takes new ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """It has no calls left; its process may take until `deadline` to end."""
 
@@ -127,7 +133,7 @@ class Tick:
     grace: int
 
 
-RunnerEvent = Placed | NoCapacity | Progress | Exited | Drain | Drained | Stop | Lost | Tick
+RunnerEvent = Placed | NoCapacity | Progress | Exited | Drain | Resume | Drained | Stop | Lost | Tick
 
 
 def step(row: Runner, event: RunnerEvent, now: int) -> Runner:
@@ -143,6 +149,9 @@ def step(row: Runner, event: RunnerEvent, now: int) -> Runner:
             return _end(row, event.reason, event.at, event.error_json)
         case Drain():
             return _drain(row, event, now)
+        case Resume():
+            is_draining = row.phase == RunnerPhase.DRAINING
+            return replace(row, phase=RunnerPhase.READY.value, reason=None) if is_draining else row
         case Drained():
             return _stop(row, None, event.deadline) if row.phase == RunnerPhase.DRAINING else row
         case Stop():

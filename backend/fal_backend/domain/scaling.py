@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fal_notebook.wire import ScaleSpec
 
-__all__ = ["CRASH_LIMIT", "Crashes", "Idle", "after_crash", "desired", "spare"]
+__all__ = ["CRASH_LIMIT", "Crashes", "Idle", "after_crash", "branch_scale", "desired", "spare"]
 
 CRASH_LIMIT = 3
 """Failed starts in a row after which callers are told at once."""
@@ -48,6 +48,26 @@ def desired(scale: ScaleSpec, *, running: int, waiting: int, oldest_wait_s: floa
     need += max(scale.concurrency_buffer or 0, share)
     lowest = scale.min_concurrency or 0
     return max(lowest, min(need, max(scale.max_concurrency or 1, lowest)))
+
+
+def branch_scale(code: ScaleSpec, alias: ScaleSpec) -> ScaleSpec:
+    """Return what holds for the revision that gets a part of an app's callers.
+
+    It has the app's settings, but what belongs to the code is its own; at most one runner is kept up for it.
+    """
+    kept = min(alias.min_concurrency or 0, 1)
+    own = {name: value for name in ("max_multiplexing", "startup_timeout") if (value := getattr(code, name))}
+    return alias.model_copy(
+        update={
+            "machine_types": None,
+            "min_concurrency": kept,
+            "concurrency_buffer": 0,
+            "concurrency_buffer_perc": 0,
+            "max_multiplexing": 1,
+            "startup_timeout": 600,
+            **own,
+        }
+    )
 
 
 def spare(idle: Iterable[Idle], *, keep: int, up: int, keep_alive_s: float, now: float) -> list[str]:

@@ -18,10 +18,18 @@ import structlog
 from fal_backend.domain import runner as machine
 from fal_backend.domain.placement import choose
 from fal_backend.domain.records import Alias, Revision, Runner, RunnerPhase
-from fal_backend.domain.scaling import CRASH_LIMIT, Crashes, Idle, after_crash, desired, spare
+from fal_backend.domain.scaling import (
+    CRASH_LIMIT,
+    Crashes,
+    Idle,
+    after_crash,
+    branch_scale,
+    desired,
+    spare,
+)
 from fal_backend.services.dispatch import Dispatch, Load
 from fal_backend.services.fleet import Fleet
-from fal_backend.services.ledger import Draft, Ledger, app_key
+from fal_backend.services.ledger import Draft, Ledger, app_key, revisions_of
 from fal_notebook.errors import MachineError
 from fal_notebook.wire import MachineType, ScaleSpec
 
@@ -67,12 +75,14 @@ class Capacity:
         """True for an ended runner of a serving revision that is not started now because it crashed."""
         alias = self._ledger.alias(app_key(row))
         crashes = self._crashes.get(row.revision)
-        is_serving = alias is not None and alias.revision == row.revision
+        is_serving = alias is not None and row.revision in revisions_of(alias)
         return crashes is not None and is_serving and time.monotonic() < crashes.next_at
 
     def active(self) -> set[str]:
         """Return the revisions that time alone may change: with runners, with a floor, with callers waiting."""
-        floors = {alias.revision for alias in self._ledger.all(Alias) if _floor(scale_of(alias))}
+        aliases = self._ledger.all(Alias)
+        floors = {alias.revision for alias in aliases if _floor(scale_of(alias.scale_json))}
+        floors |= {alias.split_revision for alias in aliases if alias.split_revision is not None}
         return floors | self._hungry | {row.revision for row in self._ledger.live()}
 
     def expires_s(self, row: Runner, load: Load) -> float | None:
@@ -81,7 +91,7 @@ class Capacity:
         mine = load.runners.get(row.id)
         if alias is None or alias.revision != row.revision or mine is None or mine.idle_since is None:
             return None
-        scale = scale_of(alias)
+        scale = scale_of(alias.scale_json)
         if _floor(scale) >= len([one for one in self._ledger.live_of(row.revision) if one.phase in UP]):
             return None
         return max(0.0, (scale.keep_alive or 0) - (time.monotonic() - mine.idle_since))
@@ -118,8 +128,8 @@ class Capacity:
             if one.phase == RunnerPhase.PENDING:
                 self._place(draft, one)
         alias = draft.alias(app_key(row))
-        if alias is not None and alias.revision == revision:
-            self._scale(draft, row, scale_of(alias), load)
+        if alias is not None and revision in revisions_of(alias):
+            self._scale(draft, row, self.settings(draft, row), load)
 
     def _scale(self, draft: Draft, revision: Revision, scale: ScaleSpec, load: Load) -> None:
         up = [one for one in draft.live_of(revision.id) if one.phase in UP]
@@ -131,12 +141,27 @@ class Capacity:
         if load.waiting and scale.scaling_delay and load.oldest_wait_s < scale.scaling_delay:
             self._alarm(revision.id, scale.scaling_delay - load.oldest_wait_s)
 
+    def settings(self, draft: Draft, revision: Revision) -> ScaleSpec:
+        """Return what holds for a revision's runners: what its alias, or the deployment that is under way, says."""
+        key = app_key(revision)
+        alias = draft.alias(key)
+        if alias is not None and alias.revision == revision.id:
+            return scale_of(alias.scale_json)
+        code = self._fleet.spec_of(revision).scale
+        if alias is not None and alias.split_revision == revision.id:
+            return branch_scale(code, scale_of(alias.scale_json))
+        for row in reversed(draft.open_of_app(key)):
+            if row.revision == revision.id:
+                return scale_of(row.scale_json)
+        return code
+
     def start(self, draft: Draft, revision: Revision) -> None:
         """Add one runner of a revision.
 
         Raises: MachineError for a machine type that the catalogue does not know.
         """
         spec = self._fleet.spec_of(revision)
+        settings = self.settings(draft, revision)
         row = Runner(
             id=f"r-{secrets.token_hex(6)}",
             account=revision.account,
@@ -145,10 +170,11 @@ class Capacity:
             node="",
             epoch=0,
             phase=RunnerPhase.PENDING.value,
-            machine_type=spec.machine_types[0],
+            machine_type=(settings.machine_types or spec.machine_types)[0],
             created_at=draft.now,
             deadline=0,
             secrets_json=self._fleet.stamps_of(revision.account, revision.app, spec.secrets),
+            width=settings.max_multiplexing,
         )
         draft.change(row)
         self._place(draft, row)
@@ -162,14 +188,15 @@ class Capacity:
             alarm.cancel()
 
     def _place(self, draft: Draft, row: Runner) -> None:
-        spec = self._fleet.spec_of(draft.need(Revision, row.revision))
+        revision = draft.need(Revision, row.revision)
+        spec, settings = self._fleet.spec_of(revision), self.settings(draft, revision)
         event: machine.RunnerEvent
         try:
-            found = choose(spec.machine_types, self._catalogue)
+            found = choose(settings.machine_types or spec.machine_types, self._catalogue)
         except MachineError as error:
             event = machine.NoCapacity(error.message)
         else:
-            startup = (spec.scale.startup_timeout or 600) * _SECOND
+            startup = (settings.startup_timeout or 600) * _SECOND
             if self.node is None:
                 event = machine.NoCapacity("the runner host is starting")
             else:
@@ -229,13 +256,13 @@ class Capacity:
 _scales: dict[str, ScaleSpec] = {}
 
 
-def scale_of(alias: Alias) -> ScaleSpec:
+def scale_of(scale_json: str) -> ScaleSpec:
     """Return an alias's settings; few differ, so that parsed ones are shared."""
-    found = _scales.get(alias.scale_json)
+    found = _scales.get(scale_json)
     if found is None:
         if len(_scales) > 1000:
             _scales.clear()
-        found = _scales[alias.scale_json] = ScaleSpec.model_validate_json(alias.scale_json)
+        found = _scales[scale_json] = ScaleSpec.model_validate_json(scale_json)
     return found
 
 

@@ -227,7 +227,7 @@ class Catalog:
         return AppSummary.model_validate(self._summary_fields(alias, base_url))
 
     def _summary_fields(self, alias: Alias, base_url: str) -> dict[str, object]:
-        scale = scale_of(alias)
+        scale = scale_of(alias.scale_json)
         owner = alias.id.partition("/")[0]
         state, reason = self._state(alias)
         live = self._ledger.live_of_app((alias.account, alias.name))
@@ -237,7 +237,8 @@ class Catalog:
             "revision": alias.revision or None,
             "auth_mode": alias.auth,
             "active_runners": len(live),
-            "machine_types": types,
+            "machine_types": scale.machine_types or types,
+            "valid_regions": scale.valid_regions or [],
             "environment_name": alias.environment,
             "request_start_timeout": scale.request_start_timeout,
             "owner": owner,

@@ -31,7 +31,14 @@ from fal_backend.domain.records import (
     Runner,
     Session,
 )
-from fal_backend.domain.revision import checked_name, dev_alias, effective_auth, effective_scale, is_same
+from fal_backend.domain.revision import (
+    checked_annotations,
+    checked_name,
+    dev_alias,
+    effective_auth,
+    effective_scale,
+    is_same,
+)
 from fal_backend.ports import Blobs, Builder, BuildSpec, OpClass, Store
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import image_row
@@ -39,14 +46,30 @@ from fal_backend.services.ledger import AppKey, Draft, Ledger
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
 from fal_notebook.errors import AppError, BundleError, NotFoundError, UsageError
-from fal_notebook.wire import BundleManifest, DeploymentState, DeployRequest, MachineType, ScaleSpec, Strategy
+from fal_notebook.wire import (
+    AuthMode,
+    BundleManifest,
+    DeploymentState,
+    DeployRequest,
+    MachineType,
+    ScaleSpec,
+    Strategy,
+)
 from fal_notebook.wire_secrets import MAIN, full_alias
 
-__all__ = ["Deploy", "Outcome"]
+__all__ = ["NOBODY", "Author", "Deploy", "Outcome"]
 
 log = structlog.get_logger()
 
 _ENDING_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Whose key asked for something."""
+
+    nickname: str | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +80,21 @@ class Outcome:
     changed: bool
 
 
+NOBODY = Author()
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """A checked request, ready to become rows."""
 
     request: DeployRequest
     account: str
+    author: Author
     app: str
     session: str | None
     build: BuildSpec
     bundle: str
+    annotations_json: str | None
 
     @property
     def key(self) -> AppKey:
@@ -97,12 +125,12 @@ class Deploy:
         self._fleet = fleet
         self._catalogue = catalogue
 
-    async def deploy(self, request: DeployRequest, account: str) -> Outcome:
+    async def deploy(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Outcome:
         """Begin a deployment, or find that there is nothing to do.
 
         Raises: AppError, UsageError, DeployError, MachineError, BundleError, RequirementsError, NotFoundError.
         """
-        plan = self._plan(request, account)
+        plan = self._plan(request, account, author)
         manifest_json = request.manifest.model_dump_json()
         bundle = Bundle(plan.bundle, account, request.manifest.payload_sha256, manifest_json, _now())
         await self._store.write(lambda tx: tx.put(bundle), OpClass.ACCEPT)
@@ -158,7 +186,7 @@ class Deploy:
         return revision
 
     # ---- checks --------------------------------------------------------------------------------------------
-    def _plan(self, request: DeployRequest, account: str) -> _Plan:
+    def _plan(self, request: DeployRequest, account: str, author: Author) -> _Plan:
         spec, manifest = request.spec, request.manifest
         if not spec.endpoints:
             raise AppError(
@@ -172,9 +200,12 @@ class Deploy:
             name = dev_alias(name, request.dev_suffix or secrets.token_hex(3))
         app = full_alias(name, self._checked_environment(account, request.environment))
         self._check_machine(request)
+        _check_detach(request)
+        annotations_json = checked_annotations(request.annotations)
         build = self._builder.plan(spec.requirements, spec.python_version, manifest.versions)
         self._check_blobs(manifest)
-        return _Plan(request, account, app, session, build, _bundle_id(account, manifest))
+        bundle = _bundle_id(account, manifest)
+        return _Plan(request, account, author, app, session, build, bundle, annotations_json)
 
     def _checked_environment(self, account: str, name: str) -> str:
         if name != MAIN and self._ledger.get(Environment, f"{account}/{name}") is None:
@@ -213,10 +244,12 @@ class Deploy:
         if plan.session is not None and draft.get(Session, plan.session) is None:
             raise NotFoundError("The session has ended.", code="session.not_found")
         alias = draft.alias(plan.key)
-        scale = effective_scale(request.spec.scale, alias, ephemeral=request.ephemeral)
+        scale = effective_scale(
+            request.spec.scale, alias, ephemeral=request.ephemeral, reset=request.reset_scale
+        )
         auth = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
         self._check_environment_in(draft, plan)
-        revision = _revision(plan, draft.now, self._stamps(plan))
+        revision = _revision(plan, auth, scale, draft.now, self._stamps(plan))
         if alias is not None and not (request.force or request.no_cache or request.ephemeral):
             current = draft.get(Revision, alias.revision)
             is_moving = any(rollout.is_before_switch(row) for row in draft.open_of_app(plan.key))
@@ -226,7 +259,9 @@ class Deploy:
         if image is None:
             draft.change(image_row(plan.build, draft.now))
         draft.change(revision)
-        deployment = _deployment(plan, revision, auth.value, scale, draft.now)
+        # Without an app before it there is nothing that could go on meanwhile. Source: fal, "Rollout Strategies".
+        detach = request.detach and alias is not None
+        deployment = _deployment(plan, revision, auth.value, scale, draft.now, detach=detach)
         draft.change(deployment)
         return Outcome(deployment, changed=True)
 
@@ -276,7 +311,14 @@ def _bundle_id(account: str, manifest: BundleManifest) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _revision(plan: _Plan, now: int, secrets_json: str | None) -> Revision:
+def _check_detach(request: DeployRequest) -> None:
+    if request.detach and (request.strategy != Strategy.ROLLING or request.ephemeral):
+        raise UsageError("Only a rolling deployment can be detached.", fix="Leave out `--detach`.")
+
+
+def _revision(
+    plan: _Plan, auth: AuthMode, scale: ScaleSpec, now: int, secrets_json: str | None
+) -> Revision:
     request = plan.request
     cell = request.manifest.cell
     return Revision(
@@ -292,10 +334,17 @@ def _revision(plan: _Plan, now: int, secrets_json: str | None) -> Revision:
         notebook=request.notebook,
         cell_json=cell.model_dump_json() if cell is not None else None,
         secrets_json=secrets_json,
+        author=plan.author.nickname,
+        author_key=plan.author.key_id,
+        annotations_json=plan.annotations_json,
+        scale_json=scale.model_dump_json(),
+        auth=auth.value,
     )
 
 
-def _deployment(plan: _Plan, revision: Revision, auth: str, scale: ScaleSpec, now: int) -> Deployment:
+def _deployment(
+    plan: _Plan, revision: Revision, auth: str, scale: ScaleSpec, now: int, *, detach: bool
+) -> Deployment:
     return Deployment(
         id=f"d-{secrets.token_hex(8)}",
         account=plan.account,
@@ -308,6 +357,8 @@ def _deployment(plan: _Plan, revision: Revision, auth: str, scale: ScaleSpec, no
         created_at=now,
         session=plan.session,
         no_cache=int(plan.request.no_cache),
+        detach=1 if detach else None,
+        author=plan.author.nickname,
     )
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+from zlib import crc32
 
 from fal_backend.domain.admission import Line, Slots
 from fal_backend.domain.request import Failure, Refusal, refusal_of, unknown_app
@@ -24,9 +25,12 @@ __all__ = ["Dispatch", "Door", "Feed", "Link", "Load", "Route", "RouteInfo", "Ru
 
 LANE_LIMIT = 1_000
 START_LIMIT_S = 600.0
+BRANCH = "#branch"
+"""Ends the name of the queue of those who go to the branch of a split."""
 DIRECT_IN_A_ROW = 4
 """Slots that go to direct calls before one goes to the queue, if both wait."""
 _BUSY_LIMIT = 20
+_MARKS = 10_000
 _DEMAND_S = 0.05
 _BUSY_FIRST_S, _BUSY_MOST_S = 0.001, 2.0
 
@@ -45,6 +49,9 @@ class RouteInfo:
     """None or 0: unlimited."""
     start_timeout_s: float | None = None
     """None or 0: 600 s."""
+    split_revision: str | None = None
+    """A second revision that gets a part of the callers."""
+    split_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,12 @@ class Link(Protocol):
 
     def abort(self) -> None:
         """Break all of them."""
+        ...
+
+    @property
+    def can_reopen(self) -> bool: ...
+    def reopen(self) -> None:
+        """Keep connections again; undoes `close`."""
         ...
 
 
@@ -158,6 +171,7 @@ class Lane:
         "feeds",
         "inflight",
         "revision",
+        "routes",
         "served",
         "slots",
     )
@@ -173,10 +187,12 @@ class Lane:
         self.asked_at = 0.0
         self.inflight = 0
         self.served = 0
+        self.routes = 0
+        """Routes that lead here."""
 
     @property
     def is_unused(self) -> bool:
-        return not self.doors and not len(self.direct) and not self.feeds and not self.inflight
+        return not (self.routes or self.doors or len(self.direct) or self.feeds or self.inflight)
 
     def next_feed(self) -> tuple[str, Feed] | None:
         """Return the queue whose turn it is; empty ones go."""
@@ -191,13 +207,26 @@ class Lane:
 class Route:
     """A live alias: its info, its lane and its counts."""
 
-    __slots__ = ("info", "key", "lane", "tally")
+    __slots__ = ("bar", "branch", "info", "is_branch", "key", "lane", "tally")
 
-    def __init__(self, info: RouteInfo, lane: Lane, tallies: Tallies) -> None:
+    def __init__(self, info: RouteInfo, lane: Lane, tallies: Tallies, *, is_branch: bool = False) -> None:
         self.info = info
         self.key = f"{info.owner}/{info.alias}"
         self.lane = lane
         self.tally = tallies.of(self.key, info.revision)
+        self.is_branch = is_branch
+        self.branch: Route | None = None
+        """The way to the revision that gets a part of the callers."""
+        self.bar = info.split_percent * _MARKS // 100
+
+    def of(self, caller: str) -> Route:
+        """Return the way of a caller, named by key or address: the same one each time.
+
+        Callers of the branch stay there while its part grows.
+        """
+        if self.branch is None:
+            return self
+        return self.branch if crc32(f"{self.key} {caller}".encode()) % _MARKS < self.bar else self
 
 
 class Waiter:
@@ -242,20 +271,39 @@ class Dispatch:
         """Create or move an alias; its waiting calls move along to the new revision."""
         key = f"{info.owner}/{info.alias}".encode()
         before = self._routes.get(key)
+        route = self._routes[key] = self._made_route(info)
+        for old in _ways(before):
+            old.lane.routes -= 1
+            new = route.branch if old.is_branch and _same_branch(old, route) else route
+            self._move(old.lane, new or route)
+        for old in _ways(before):
+            self._forget_unused(old.lane)
+        for way in _ways(route):
+            self._serve(way.lane)
+
+    def _made_route(self, info: RouteInfo) -> Route:
         route = Route(info, self._lane(info.revision), self.tallies)
-        self._routes[key] = route
-        if before is None:
-            return
-        moved = [waiter for waiter in before.lane.direct if waiter.route.key == route.key]
-        for waiter in moved:
-            before.lane.direct.leave(waiter)
+        route.lane.routes += 1
+        if info.split_revision is not None:
+            lane = self._lane(info.split_revision)
+            lane.routes += 1
+            branch = replace(info, revision=info.split_revision, split_revision=None, split_percent=0)
+            route.branch = Route(branch, lane, self.tallies, is_branch=True)
+        return route
+
+    def _move(self, lane: Lane, route: Route) -> None:
+        """Let those who wait for an app in a lane wait in its route's instead."""
+        for waiter in [waiter for waiter in lane.direct if waiter.route.key == route.key]:
             waiter.route = route
-            route.lane.direct.join(waiter)
-        feed = before.lane.feeds.pop(route.key, None)
-        if feed is not None:
-            route.lane.feeds[route.key] = feed
-        self._forget_unused(before.lane)
-        self._serve(route.lane)
+            if route.lane is not lane:
+                lane.direct.leave(waiter)
+                route.lane.direct.join(waiter)
+        if route.lane is lane:
+            return
+        for name in _feeds(route.key):
+            feed = lane.feeds.pop(name, None)
+            if feed is not None:
+                route.lane.feeds[name] = feed
 
     def drop_route(self, owner: str, alias: str) -> None:
         """Remove an alias; its waiting calls get 404."""
@@ -263,12 +311,15 @@ class Dispatch:
         if route is None:
             return
         self.tallies.drop(route.key)
-        self._fail(
-            [waiter for waiter in route.lane.direct if waiter.route.key == route.key], unknown_app(alias)
-        )
-        route.lane.feeds.pop(route.key, None)
+        for way in _ways(route):
+            waiting = [waiter for waiter in way.lane.direct if waiter.route.key == route.key]
+            self._fail(waiting, unknown_app(alias))
+            for name in _feeds(route.key):
+                way.lane.feeds.pop(name, None)
+            way.lane.routes -= 1
         self.on_dropped(route.key)
-        self._forget_unused(route.lane)
+        for way in _ways(route):
+            self._forget_unused(way.lane)
 
     def routes(self) -> list[RouteInfo]:
         """Return every live alias."""
@@ -283,8 +334,10 @@ class Dispatch:
     def open_runner(
         self, revision: str, runner_id: str, socket: str, control: str, max_multiplexing: int
     ) -> None:
-        """Let a runner take calls; a known one is left as it is."""
-        if runner_id in self._doors:
+        """Let a runner take calls; one that was closed and has calls still takes new ones again."""
+        known = self._doors.get(runner_id)
+        if known is not None:
+            self._reopen(known)
             return
         lane = self._lane(revision)
         self._born += 1
@@ -292,6 +345,21 @@ class Dispatch:
         self._doors[runner_id] = lane.doors[runner_id] = door
         lane.slots.add(door)
         self._pump(lane)
+
+    def can_reopen(self, runner_id: str) -> bool:
+        """Return whether a runner that was closed may take calls again: while it has some."""
+        door = self._doors.get(runner_id)
+        if door is None or not door.is_closing or not door.taken:
+            return False
+        return door.link is None or door.link.can_reopen
+
+    def _reopen(self, door: Door) -> None:
+        if self.can_reopen(door.runner_id):
+            door.is_open, door.is_closing = True, False
+            if door.link is not None:
+                door.link.reopen()
+            door.lane.slots.add(door)
+            self._pump(door.lane)
 
     def close_runner(self, runner_id: str) -> None:
         """Let a runner take no new calls; `on_drained` is called when its last one has ended."""
@@ -324,10 +392,15 @@ class Dispatch:
     # Queued requests
 
     def offer(self, key: str, feed: Feed) -> None:
-        """Note that a queue has something to start; it is asked for it as slots become free."""
-        route = self._routes.get(key.encode())
+        """Note that a queue has something to start; it is asked for it as slots become free.
+
+        key: `owner/alias`, with `BRANCH` behind it for those who go to the branch of a split.
+        """
+        route = self._routes.get(key.removesuffix(BRANCH).encode())
         if route is None:
             return
+        if route.branch is not None and key.endswith(BRANCH):
+            route = route.branch
         lane = route.lane
         lane.feeds[key] = feed
         self._pump(lane)
@@ -372,6 +445,8 @@ class Dispatch:
         current = self._routes.get(route.key.encode())
         if current is None:
             raise unknown_app(route.info.alias)
+        if route.is_branch and current.branch is not None and _same_branch(route, current):
+            current = current.branch
         lane = current.lane
         if len(lane.direct) >= LANE_LIMIT and not at_head:
             raise refusal_of(Failure.LANE_FULL)[0]
@@ -453,8 +528,8 @@ class Dispatch:
         return found
 
     def _forget_unused(self, lane: Lane) -> None:
-        if lane.is_unused and all(route.lane is not lane for route in self._routes.values()):
-            self._lanes.pop(lane.revision, None)
+        if lane.is_unused and self._lanes.get(lane.revision) is lane:
+            del self._lanes[lane.revision]
 
     def _serve(self, lane: Lane) -> None:
         """Give free slots to those that wait, and ask for a runner when some are left."""
@@ -545,3 +620,19 @@ class Dispatch:
             del door.lane.doors[door.runner_id]
             self._forget_unused(door.lane)
         asyncio.get_running_loop().call_soon(self._on_drained, door.runner_id)
+
+
+def _ways(route: Route | None) -> list[Route]:
+    """Return a route and its branch."""
+    if route is None:
+        return []
+    return [route] if route.branch is None else [route, route.branch]
+
+
+def _same_branch(old: Route, route: Route) -> bool:
+    return route.branch is not None and route.branch.info.revision == old.info.revision
+
+
+def _feeds(key: str) -> tuple[str, str]:
+    """Return the names of an app's queues: of its own revision, of the branch."""
+    return key, key + BRANCH

@@ -172,6 +172,7 @@ class Fleet:
                 epoch=row.epoch,
                 startup_s=startup_s,
                 grace_s=float(spec.termination_grace_s),
+                max_multiplexing=self._width(row),
                 machine_type=machine.name,
                 cpu=machine.cpu,
                 memory_mb=machine.memory_mb,
@@ -246,8 +247,16 @@ class Fleet:
         if address is None or row.id in self._open:
             return
         self._open.add(row.id)
-        multiplexing = self.spec(row.revision).scale.max_multiplexing or 1
-        self._dispatch.open_runner(row.revision, row.id, address.socket, address.control, multiplexing)
+        self._dispatch.open_runner(
+            row.revision, row.id, address.socket, address.control, self._width(row)
+        )
+
+    def _width(self, row: Runner) -> int:
+        return row.width or self.spec(row.revision).scale.max_multiplexing or 1
+
+    def can_resume(self, row: Runner) -> bool:
+        """Return whether a runner that finishes its calls may take new ones again."""
+        return self._dispatch.can_reopen(row.id)
 
     def _close_traffic(self, row: Runner) -> None:
         if row.id in self._open:

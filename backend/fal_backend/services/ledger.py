@@ -32,7 +32,7 @@ from fal_backend.domain.runner import LIVE
 from fal_backend.ports import Bus, OpClass, Reader, Store, Tx
 from fal_notebook.wire_secrets import MAIN
 
-__all__ = ["AppKey", "Draft", "Ledger", "app_key"]
+__all__ = ["AppKey", "Draft", "Ledger", "app_key", "revisions_of"]
 
 R = TypeVar("R", bound=Named)
 
@@ -48,6 +48,11 @@ _RANK = {"runner.state": 1, "alias.switched": 2, "app.deleted": 2, "deployment.s
 def app_key(row: Runner | Deployment | Revision) -> AppKey:
     """Return the app that a row belongs to."""
     return (row.account, row.app)
+
+
+def revisions_of(alias: Alias) -> set[str]:
+    """Return the revisions that an alias sends callers to."""
+    return {alias.revision} | ({alias.split_revision} if alias.split_revision is not None else set())
 
 
 @dataclass
@@ -222,6 +227,7 @@ class Draft:
         """Microseconds since the epoch, the same for the whole draft."""
         self._changed: dict[tuple[type[Named], str], Named] = {}
         self.deleted: dict[tuple[type[Named], str], Named] = {}
+        self._erased: list[tuple[type[Named], str]] = []
         self._events: list[_Emitted] = []
         self.dirty_apps: set[AppKey] = set()
         self.dirty_revisions: set[str] = set()
@@ -233,7 +239,7 @@ class Draft:
     @property
     def is_empty(self) -> bool:
         """True when there is nothing to write."""
-        return not (self._changed or self.deleted or self._events)
+        return not (self._changed or self.deleted or self._erased or self._events)
 
     def get(self, kind: type[R], id: str) -> R | None:
         """Return a row as it will be."""
@@ -261,6 +267,10 @@ class Draft:
         if self._ledger.get(type(row), row.id) is not None:
             self.deleted[(type(row), row.id)] = row
         self._mark(row)
+
+    def erase(self, kind: type[Named], id: str) -> None:
+        """End a row that may be in the store only."""
+        self._erased.append((kind, id))
 
     def then(self, act: Callable[[], None]) -> None:
         """Do something promptly after the commit; it must not fail and may be lost."""
@@ -298,7 +308,7 @@ class Draft:
         """Return the revisions whose runners have a reason to live."""
         alias = self.alias(key)
         wanted = {row.revision for row in self.open_of_app(key) if is_before_switch(row)}
-        return wanted | ({alias.revision} if alias is not None else set())
+        return wanted | (revisions_of(alias) if alias is not None else set())
 
     def all(self, kind: type[R]) -> list[R]:
         """Return all rows of a kind as they will be."""
@@ -320,7 +330,7 @@ class Draft:
                 written.append(row)
             else:
                 written.append(tx.update(row))
-        for kind, id in self.deleted:
+        for kind, id in [*self.deleted, *self._erased]:
             tx.delete(kind, id)
         for event in sorted(self._events, key=lambda event: _RANK.get(event.kind, 0)):
             tx.emit(event.subject, event.kind, event.data, app=event.app)
@@ -335,7 +345,7 @@ class Draft:
                 self.dirty_apps.add(app_key(row))
             case Alias():
                 self.dirty_apps.add((row.account, row.name))
-                self.dirty_revisions.add(row.revision)
+                self.dirty_revisions |= revisions_of(row)
             case _:
                 pass
 
@@ -357,6 +367,7 @@ def _rows_that_matter(reader: Reader) -> list[Named]:
     for phase in RunnerPhase:
         if phase in LIVE:
             rows.extend(reader.find(Runner, phase=phase.value))
-    named = {row.revision for row in rows if isinstance(row, Alias | Deployment | Runner)}
+    named = {row.revision for row in rows if isinstance(row, Deployment | Runner)}
+    named |= {revision for row in rows if isinstance(row, Alias) for revision in revisions_of(row)}
     revisions = [row for row in (reader.get(Revision, id) for id in sorted(named)) if row is not None]
     return [*rows, *revisions]

@@ -227,6 +227,9 @@ class Reconcile:
             row.revision: app_key(row) for _, row in draft.changes(Runner) if row.phase == RunnerPhase.GONE
         }
         named |= {row.revision: app_key(row) for _, row in draft.changes(Deployment) if row.state in CLOSED}
+        for before, after in draft.changes(Alias):
+            if before is not None and before.revision != after.revision:
+                named[before.revision] = (after.account, after.name)
         for revision, key in named.items():
             if revision in draft.wanted_revisions(key) or draft.live_of(revision):
                 continue
@@ -303,7 +306,7 @@ class Reconcile:
 
 def route_of(alias: Alias, owner: str) -> RouteInfo:
     """Return what the data plane must know of an alias."""
-    scale = scale_of(alias)
+    scale = scale_of(alias.scale_json)
     return RouteInfo(
         owner=owner,
         alias=alias.name,
@@ -313,4 +316,6 @@ def route_of(alias: Alias, owner: str) -> RouteInfo:
         max_multiplexing=scale.max_multiplexing or 1,
         request_timeout_s=float(scale.request_timeout or 0),
         start_timeout_s=float(scale.request_start_timeout or 0),
+        split_revision=alias.split_revision,
+        split_percent=alias.split_percent or 0,
     )

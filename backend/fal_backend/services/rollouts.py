@@ -16,17 +16,18 @@ from fal_backend.domain.records import (
     Account,
     Alias,
     Deployment,
+    DeploymentKind,
     Image,
     ImageState,
     Revision,
     Runner,
     RunnerPhase,
 )
-from fal_backend.services.capacity import Capacity
+from fal_backend.services.capacity import UP, Capacity
 from fal_backend.services.endings import no_runner
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
-from fal_backend.services.ledger import AppKey, Draft, app_key
+from fal_backend.services.ledger import AppKey, Draft, app_key, revisions_of
 from fal_notebook.errors import MachineError
 from fal_notebook.wire import DeploymentState, ScaleSpec
 from fal_notebook.wire_secrets import split_alias
@@ -35,11 +36,16 @@ __all__ = ["Rollouts", "retire"]
 
 _SECOND = 1_000_000
 
+_ENDING = (RunnerPhase.DRAINING, RunnerPhase.STOPPING)
+
 _UNWANTED = {
     DeploymentState.ABORTED: "deployment_aborted",
     DeploymentState.CANCELLED: "deployment_cancelled",
     DeploymentState.SUPERSEDED: "deployment_superseded",
 }
+
+
+_FAILED = frozenset({*_UNWANTED, DeploymentState.FAILED})
 
 
 def retire(draft: Draft, row: Runner, fleet: Fleet, *, reason: str, drain_s: float) -> None:
@@ -66,6 +72,7 @@ class Rollouts:
             DeploymentState.BUILDING: self._build,
             DeploymentState.VERIFYING: self._verify,
             DeploymentState.SWITCHING: self._switch,
+            DeploymentState.ROLLING_OUT: self._verify,
             DeploymentState.DRAINING: self._drain,
         }
 
@@ -83,8 +90,10 @@ class Rollouts:
         after = rollout.step(row, event, draft.now)
         if after is not row:
             draft.change(after)
-            if row.state != after.state and after.state in _UNWANTED:
+            if row.state != after.state and after.state in _FAILED:
                 self._revision_failed(draft, after)
+            if after.state == DeploymentState.DRAINING and after.runner is not None:
+                self._revision_proven(draft, after.revision)
         return after
 
     def built(self, draft: Draft, hash: str, error_json: str | None) -> None:
@@ -127,22 +136,34 @@ class Rollouts:
         )
 
     def _verify(self, draft: Draft, row: Deployment) -> Deployment:
+        state = row.state
+        alias = draft.alias(app_key(row))
+        if state == DeploymentState.ROLLING_OUT and (alias is None or alias.revision != row.revision):
+            return self.apply(draft, row, rollout.Superseded())
         for before, after in draft.changes(Runner):
             was_live = before is not None and before.phase != RunnerPhase.GONE
-            if after.revision == row.revision and after.phase == RunnerPhase.GONE and was_live:
+            if _is_for(row, after) and after.phase == RunnerPhase.GONE and was_live:
                 event = rollout.RunnerGone(after.reason or "exited", after.error_json or "{}")
                 row = self.apply(draft, row, event)
-                if row.state != DeploymentState.VERIFYING:
+                if row.state != state:
                     return row
-        live = draft.live_of(row.revision)
+        live = [one for one in draft.live_of(row.revision) if _is_for(row, one)]
         for one in live:
-            if one.phase == RunnerPhase.READY:
+            if one.phase == RunnerPhase.READY or self._resume(draft, one):
                 return self.apply(draft, row, rollout.RunnerReady(one.id))
-            row = self.apply(draft, row, rollout.RunnerMoved(one.phase))
+            if one.phase in UP:
+                row = self.apply(draft, row, rollout.RunnerMoved(one.phase))
         row = self._overdue(draft, row)
-        if row.state == DeploymentState.VERIFYING and not live:
+        if row.state == state and not any(one.phase in UP for one in live):
             return self._ensure_runner(draft, row)
         return row
+
+    def _resume(self, draft: Draft, row: Runner) -> bool:
+        """Let a runner that only finishes its calls take new ones, if it still can."""
+        if row.phase != RunnerPhase.DRAINING or not self._fleet.can_resume(row):
+            return False
+        draft.change(machine.step(row, machine.Resume(), draft.now))
+        return True
 
     def _ensure_runner(self, draft: Draft, row: Deployment) -> Deployment:
         if not self._capacity.is_open:
@@ -167,19 +188,41 @@ class Rollouts:
         key = app_key(row)
         before = draft.alias(key)
         previous = before.revision if before is not None else None
-        draft.change(_moved(before, row, draft.now, owner=draft.need(Account, row.account).nickname))
-        if before is not None and previous != row.revision:
-            draft.dirty_revisions.add(before.revision)
-        revision = draft.need(Revision, row.revision)
-        draft.change(replace(revision, status="good"))
-        data = {"revision": row.revision, "previous": previous}
-        draft.emit(f"app/{row.app}", "alias.switched", data, app=row.app)
+        if row.kind == DeploymentKind.RESTART:
+            return self.apply(draft, row, rollout.Switched(previous))
+        if row.kind == DeploymentKind.SPLIT:
+            if before is None:
+                return self.apply(draft, row, rollout.SwitchLost())
+            self.split(draft, before, row.revision, row.percent or 0)
+        else:
+            self._move(draft, before, row)
         return self.apply(draft, row, rollout.Switched(previous))
 
+    def _revision_proven(self, draft: Draft, id: str) -> None:
+        revision = draft.need(Revision, id)
+        if revision.status != "good":
+            draft.change(replace(revision, status="good"))
+
+    def _move(self, draft: Draft, before: Alias | None, row: Deployment) -> None:
+        draft.change(_moved(before, row, draft.now, owner=draft.need(Account, row.account).nickname))
+        if before is not None:
+            draft.dirty_revisions |= revisions_of(before)
+        data = {"revision": row.revision, "previous": before.revision if before is not None else None}
+        draft.emit(f"app/{row.app}", "alias.switched", data, app=row.app)
+
+    def split(self, draft: Draft, alias: Alias, revision: str | None, percent: int) -> None:
+        """Give a revision a part of an app's callers; None takes it back."""
+        draft.dirty_revisions |= revisions_of(alias)
+        percents = percent if revision is not None else None
+        draft.change(replace(alias, split_revision=revision, split_percent=percents))
+        data = {"revision": alias.revision, "split_revision": revision, "percent": percents or 0}
+        draft.emit(f"app/{alias.name}", "alias.split", data, app=alias.name)
+
     def _drain(self, draft: Draft, row: Deployment) -> Deployment:
-        if any(one.revision != row.revision for one in draft.live_of_app(app_key(row))):
-            return row
-        return self.apply(draft, row, rollout.OldGone())
+        wanted = draft.wanted_revisions(app_key(row)) | {row.revision}
+        left = [one for one in draft.live_of_app(app_key(row)) if one.revision not in wanted]
+        left += [one for one in draft.live_of(row.revision) if not _is_for(row, one)]
+        return row if left else self.apply(draft, row, rollout.OldGone())
 
     def _revision_failed(self, draft: Draft, row: Deployment) -> None:
         revision = draft.need(Revision, row.revision)
@@ -201,8 +244,14 @@ class Rollouts:
     def _end_unwanted(self, draft: Draft, key: AppKey) -> None:
         wanted = draft.wanted_revisions(key)
         alias = draft.alias(key)
+        renewed = [
+            one
+            for one in draft.open_of_app(key)
+            if one.kind == DeploymentKind.RESTART and one.state == DeploymentState.DRAINING
+        ]
         for row in draft.live_of_app(key):
-            if row.revision in wanted or row.phase in (RunnerPhase.DRAINING, RunnerPhase.STOPPING):
+            is_old = any(one.revision == row.revision and not _is_for(one, row) for one in renewed)
+            if (row.revision in wanted and not is_old) or row.phase in _ENDING:
                 continue
             if alias is None:
                 retire(draft, row, self._fleet, reason=self._why(draft, key, row), drain_s=0)
@@ -216,6 +265,12 @@ class Rollouts:
             if one.revision == row.revision and one.state in _UNWANTED:
                 return _UNWANTED[DeploymentState(one.state)]
         return "replaced" if draft.alias(key) is not None else draft.reasons.get(key, "deleted")
+
+
+def _is_for(row: Deployment, runner: Runner) -> bool:
+    """True for a runner that a deployment may count on: a restart wants new ones."""
+    is_old = row.kind == DeploymentKind.RESTART and runner.created_at < row.created_at
+    return runner.revision == row.revision and not is_old
 
 
 def _moved(before: Alias | None, row: Deployment, now: int, *, owner: str) -> Alias:
@@ -239,4 +294,6 @@ def _moved(before: Alias | None, row: Deployment, now: int, *, owner: str) -> Al
         scale_json=row.scale_json,
         switched_at=now,
         session=row.session,
+        split_revision=None,
+        split_percent=None,
     )

@@ -65,7 +65,7 @@ __all__ = [
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0006"
+SCHEMA_NUMBER = "0007"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
