@@ -34,6 +34,14 @@ from fal_notebook.wire import (
     SessionInfo,
     SessionRequest,
 )
+from fal_notebook.wire_deploy import (
+    QueueSize,
+    Restarted,
+    RevisionDetail,
+    RevisionDiff,
+    RevisionPage,
+    SetRevision,
+)
 
 __all__ = ["AsyncClient"]
 
@@ -121,9 +129,60 @@ class AsyncClient:
         """Return live runners and the last few that ended."""
         return await self._list("/api/v1/runners", "runners", RunnerInfo, {"app": app} if app else {})
 
-    async def stop_runner(self, runner_id: str) -> None:
-        """End a runner in order. Raises: NotFoundError."""
-        self._checked(await self._send("POST", f"/api/v1/runners/{runner_id}/stop"))
+    async def end_runner(self, runner_id: str, *, kill: bool = False, replace: bool = False) -> bool:
+        """End a runner in order, or at once; returns whether another was started for it. Raises: NotFoundError."""
+        act = "kill" if kill else "stop"
+        answer = await self._send(
+            "POST",
+            f"/api/v1/runners/{runner_id}/{act}",
+            params={"replace": "1"} if replace else {},
+            repeatable=not replace,
+        )
+        return bool(self._json(self._checked(answer)).get("replaced"))
+
+    async def revisions(self, alias: str) -> RevisionPage:
+        """Return an app's revisions, newest first. Raises: NotFoundError."""
+        return await self._get(f"/api/v1/apps/{alias}/revisions", RevisionPage)
+
+    async def revision(self, revision: str) -> RevisionDetail:
+        """Return all of one revision, named by the beginning of its id. Raises: NotFoundError."""
+        return await self._get(f"/api/v1/revisions/{revision}", RevisionDetail)
+
+    async def diff_revisions(self, before: str, after: str) -> RevisionDiff:
+        """Return what differs between two revisions. Raises: NotFoundError."""
+        return await self._get(f"/api/v1/revisions/{before}/diff/{after}", RevisionDiff)
+
+    async def delete_revision(self, revision: str) -> str:
+        """Remove a revision and return its id. Raises: NotFoundError, DeployError while it is in use."""
+        answer = await self._send("DELETE", f"/api/v1/revisions/{revision}", repeatable=False)
+        return str(self._json(self._checked(answer))["revision"])
+
+    async def set_revision(self, alias: str, order: SetRevision) -> Deployment:
+        """Point an app to a revision, or give it a part of the callers; returns at once."""
+        answer = await self._send("POST", f"/api/v1/apps/{alias}/revision", body=order, repeatable=False)
+        return self._parsed(answer, Deployment)
+
+    async def scale(self, alias: str, changes: dict[str, Any]) -> AppDetail:
+        """Change settings of an app. Raises: NotFoundError, UsageError, MachineError."""
+        data = json.dumps(changes).encode()
+        return self._parsed(await self._send("PATCH", f"/api/v1/apps/{alias}/scale", content=data), AppDetail)
+
+    async def rollout(self, alias: str, *, force: bool = False) -> Restarted:
+        """Replace an app's runners by new ones; returns at once. Raises: NotFoundError, DeployError."""
+        params = {"force": "1"} if force else {}
+        answer = await self._send("POST", f"/api/v1/apps/{alias}/rollout", params=params, repeatable=False)
+        return self._parsed(answer, Restarted)
+
+    async def queue_size(self, alias: str, *, by_user: bool = False) -> QueueSize:
+        """Return how many requests of an app wait. Raises: NotFoundError."""
+        params = {"by_user": "1"} if by_user else {}
+        return await self._get(f"/api/v1/apps/{alias}/queue", QueueSize, params)
+
+    async def flush_queue(self, alias: str, *, caller: str | None = None) -> int:
+        """Cancel the requests of an app that wait; returns how many. Raises: NotFoundError."""
+        params = {"caller_user_id": caller} if caller is not None else {}
+        answer = await self._send("DELETE", f"/api/v1/apps/{alias}/queue", params=params)
+        return int(self._json(self._checked(answer))["cancelled"])
 
     async def requests(self, params: dict[str, str]) -> list[CallInfo]:
         """Return lines of the request log, newest first (params: app, status, since, request, limit)."""

@@ -46,6 +46,7 @@ __all__ = [
     "SourceText",
     "Strategy",
     "Urls",
+    "Wire",
 ]
 
 API_VERSION = 1
@@ -434,6 +435,9 @@ class AppSummary(Wire):
     ephemeral: bool = False
     state: AppState
     state_reason: str | None = None
+    split_revision: str | None = None
+    """A second revision that gets a part of the callers."""
+    split_percent: int = 0
     urls: Urls
     deployed_at: datetime
     stale_secrets: list[str] = Field(default_factory=list)

@@ -56,11 +56,13 @@ from fal_backend.api.pages import Pages
 from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.requests import request_routes
+from fal_backend.api.revisions import revision_routes
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
 from fal_backend.api.webhooks import published_keys, webhook_routes
 from fal_backend.domain.records import Account, Request, Runner, RunnerPhase
 from fal_backend.domain.webhook_guard import Allowed
+from fal_backend.services.apps import Apps
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Deploy
@@ -77,6 +79,7 @@ from fal_backend.services.queue import Queue
 from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.request_log import QueuedCalls, RequestLog
+from fal_backend.services.revisions import KEPT, Revisions
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
@@ -191,6 +194,17 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         fleet=fleet,
         catalogue=machines,
     )
+    revisions = Revisions(
+        store=store,
+        ledger=ledger,
+        reconcile=reconcile,
+        rollouts=rollouts,
+        fleet=fleet,
+        dispatch=dispatch,
+        kept=int(os.environ.get("FAL_NB_KEEP_REVISIONS", KEPT)),
+    )
+    deploy.on_revision = revisions.note
+    apps = Apps(ledger=ledger, reconcile=reconcile, capacity=capacity, fleet=fleet, catalogue=machines)
     sessions = Sessions(ledger, reconcile, deploy)
     environments = Environments(ledger, reconcile, deploy)
     secrets = _secrets(settings, ledger, reconcile, fleet)
@@ -273,6 +287,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         control_app(
             control,
             webhook_routes(webhooks),
+            revision_routes(control, catalog, revisions, apps, queue),
             request_routes(request_log, account.nickname),
             environment_routes(environments, secrets),
         ),

@@ -24,6 +24,7 @@ from fal_backend.ports import (
     StartOrder,
     ZygoteOrder,
 )
+from fal_backend.services.apps import Apps
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.deploy import Deploy
 from fal_backend.services.dispatch import Dispatch
@@ -32,6 +33,7 @@ from fal_backend.services.images import Images
 from fal_backend.services.ledger import Draft, Ledger
 from fal_backend.services.news import News
 from fal_backend.services.reconcile import Reconcile
+from fal_backend.services.revisions import Revisions
 from fal_backend.services.rollouts import Rollouts
 
 from fal_notebook.errors import RequirementsError
@@ -173,6 +175,13 @@ class House:
             store=store, ledger=ledger, blobs=FakeBlobs(), builder=self.builder, reconcile=self.reconcile,
             rollouts=rollouts, fleet=self.fleet, catalogue=[S],
         )  # fmt: skip
+        self.apps = Apps(
+            ledger=ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=self.fleet, catalogue=[S]
+        )
+        self.revisions = Revisions(
+            store=store, ledger=ledger, reconcile=self.reconcile, rollouts=rollouts, fleet=self.fleet,
+            dispatch=self.dispatch,
+        )  # fmt: skip
         self.hosts.tell = self.reconcile.on_news
 
     def hello(self, *runners: HostState, boot: str = "b1") -> None:
@@ -294,7 +303,7 @@ async def test_crashing_starts_back_off_and_are_counted(tmp_path: Path) -> None:
         home.hosts.fails = True
         (runner,) = home.ledger.live()
         started = len(home.hosts.orders)
-        await home.deploy.stop_runner(runner.id, "local")
+        await home.apps.end_runner("local", runner.id, kill=False, replace=False)
         await home.until(lambda: home.capacity.crashes(runner.revision))
         crashes = home.capacity.crashes(runner.revision)
         assert crashes is not None

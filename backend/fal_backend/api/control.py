@@ -25,7 +25,7 @@ from fal_backend.api.auth import ADMIN, Auth, Principal
 from fal_backend.api.events import Streams, encode_event, encode_line
 from fal_backend.ports import Blobs, Bus
 from fal_backend.services.catalog import Catalog
-from fal_backend.services.deploy import Deploy
+from fal_backend.services.deploy import Author, Deploy
 from fal_backend.services.idleness import Idleness
 from fal_backend.services.images import Images
 from fal_backend.services.logs import LogQuery, Logs
@@ -158,21 +158,21 @@ class Control:
     # ---- deployments ---------------------------------------------------------------------------------------
     async def begin(self, body: DeployRequest, request: Request, who: Who) -> Deployment:
         """Begin a deployment; the answer does not wait for it."""
-        outcome = await self._deploy.deploy(body, who.account)
+        outcome = await self._deploy.deploy(body, who.account, Author(who.nickname, who.key_id))
         return await self._catalog.deployment_view(
-            outcome.deployment, self._base(request), changed=outcome.changed
+            outcome.deployment, self.base_url(request), changed=outcome.changed
         )
 
     async def deployment(self, id: str, request: Request, who: Who) -> Deployment:
         """Say how far a deployment is."""
-        return await self._catalog.deployment(id, who.account, self._base(request))
+        return await self._catalog.deployment(id, who.account, self.base_url(request))
 
     async def cancel(self, id: str, request: Request, who: Who) -> Deployment:
         """Drop a deployment that has not switched."""
-        found = await self._catalog.deployment(id, who.account, self._base(request))
+        found = await self._catalog.deployment(id, who.account, self.base_url(request))
         if not found.is_final:
             await self._deploy.cancel(id, who.account)
-            found = await self._catalog.deployment(id, who.account, self._base(request))
+            found = await self._catalog.deployment(id, who.account, self.base_url(request))
         return found
 
     # ---- apps and runners ----------------------------------------------------------------------------------
@@ -181,13 +181,13 @@ class Control:
     ) -> dict[str, list[AppSummary]]:
         """List apps, of one environment or of all; temporary ones if asked for."""
         self._catalog.check_environment(who.account, environment)
-        base = self._base(request)
+        base = self.base_url(request)
         found = await self._catalog.apps(who.account, base, ephemeral=ephemeral, environment=environment)
         return {"apps": found}
 
     async def app(self, alias: str, request: Request, who: Who) -> AppDetail:
         """Show one app."""
-        return await self._catalog.app(who.account, alias, self._base(request))
+        return await self._catalog.app(who.account, alias, self.base_url(request))
 
     async def delete_app(self, alias: str, who: Who) -> dict[str, str]:
         """Delete an app, or stop a temporary one."""
@@ -199,11 +199,6 @@ class Control:
         """List runners: live ones, then the last few that ended."""
         self._catalog.check_environment(who.account, environment)
         return {"runners": self._catalog.runners(who.account, app, environment)}
-
-    async def stop_runner(self, id: str, who: Who) -> dict[str, str]:
-        """End one runner."""
-        await self._deploy.stop_runner(id, who.account)
-        return {"runner_id": id}
 
     # ---- streams -------------------------------------------------------------------------------------------
     async def events(
@@ -274,7 +269,8 @@ class Control:
         finally:
             self._sessions.release(session_id)
 
-    def _base(self, request: Request) -> str:
+    def base_url(self, request: Request) -> str:
+        """Return the address that the asker used."""
         host = request.headers.get("host")
         if host is None or "peer_pid" in request.scope.get("state", {}):
             return self._identity.url
@@ -299,7 +295,6 @@ _ROUTES: tuple[tuple[str, str, str, int], ...] = (
     ("GET", "/apps/{alias}", "app", 200),
     ("DELETE", "/apps/{alias}", "delete_app", 200),
     ("GET", "/runners", "runners", 200),
-    ("POST", "/runners/{id}/stop", "stop_runner", 200),
     ("GET", "/events", "events", 200),
     ("GET", "/logs", "logs", 200),
     ("GET", "/images/{hash}/log", "build_log", 200),

@@ -149,11 +149,8 @@ def step(row: Runner, event: RunnerEvent, now: int) -> Runner:
             return _end(row, event.reason, event.at, event.error_json)
         case Drain():
             return _drain(row, event, now)
-        case Resume():
-            is_draining = row.phase == RunnerPhase.DRAINING
-            return replace(row, phase=RunnerPhase.READY.value, reason=None) if is_draining else row
-        case Drained():
-            return _stop(row, None, event.deadline) if row.phase == RunnerPhase.DRAINING else row
+        case Resume() | Drained():
+            return _after_drain(row, event) if row.phase == RunnerPhase.DRAINING else row
         case Stop():
             return _halt(row, event, now)
         case Lost():
@@ -244,6 +241,12 @@ def _drain(row: Runner, event: Drain, now: int) -> Runner:
     if row.phase in _UP:
         return _stop(row, event.reason, now + event.grace)
     return row
+
+
+def _after_drain(row: Runner, event: Resume | Drained) -> Runner:
+    if isinstance(event, Resume):
+        return replace(row, phase=RunnerPhase.READY.value, reason=None)
+    return _stop(row, None, event.deadline)
 
 
 def _halt(row: Runner, event: Stop, now: int) -> Runner:

@@ -8,6 +8,7 @@ would be started before, if nobody else came.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 __all__ = ["LOW_EVERY", "Ranks", "Waiting"]
 
@@ -28,6 +29,10 @@ class Ranks:
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        for block in self._blocks:
+            yield from block
 
     def __contains__(self, number: int) -> bool:
         at = self._block_of(number)

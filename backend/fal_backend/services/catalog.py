@@ -96,6 +96,11 @@ class Catalog:
             raise NotFoundError(f'There is no app "{name}".', fix="`apps list` shows what there is.")
         return await self._detail(alias, base_url)
 
+    def check_app(self, account: str, name: str) -> None:
+        """Raise NotFoundError where there is no such app."""
+        if self._ledger.alias((account, name)) is None:
+            raise NotFoundError(f'There is no app "{name}".', fix="`apps list` shows what there is.")
+
     async def public_app(self, owner: str, alias: str, base_url: str) -> AppDetail | None:
         """Return an app that anyone may call, else None."""
         row = self._ledger.get(Alias, f"{owner}/{alias}")
@@ -246,6 +251,8 @@ class Catalog:
             "ephemeral": alias.session is not None,
             "state": state,
             "state_reason": reason,
+            "split_revision": alias.split_revision,
+            "split_percent": alias.split_percent or 0,
             "urls": urls(base_url, owner, alias.name),
             "deployed_at": moment(alias.switched_at),
             "stale_secrets": sorted({name for row in live for name in self.stale_of(row)}),

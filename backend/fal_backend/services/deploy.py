@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -28,7 +28,6 @@ from fal_backend.domain.records import (
     Environment,
     Image,
     Revision,
-    Runner,
     Session,
 )
 from fal_backend.domain.revision import (
@@ -57,7 +56,7 @@ from fal_notebook.wire import (
 )
 from fal_notebook.wire_secrets import MAIN, full_alias
 
-__all__ = ["NOBODY", "Author", "Deploy", "Outcome"]
+__all__ = ["NOBODY", "Author", "Deploy", "Outcome", "settled"]
 
 log = structlog.get_logger()
 
@@ -124,6 +123,8 @@ class Deploy:
         self._rollouts = rollouts
         self._fleet = fleet
         self._catalogue = catalogue
+        self.on_revision: Callable[[AppKey], None] = lambda key: None
+        """Told of each app that got another revision."""
 
     async def deploy(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Outcome:
         """Begin a deployment, or find that there is nothing to do.
@@ -136,6 +137,8 @@ class Deploy:
         await self._store.write(lambda tx: tx.put(bundle), OpClass.ACCEPT)
         outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan))
         row = self._ledger.get(Deployment, outcome.deployment.id) or outcome.deployment
+        if outcome.changed:
+            self.on_revision(plan.key)
         log.info("deploy.begun", app=plan.app, deployment_id=row.id, changed=outcome.changed, state=row.state)
         return Outcome(row, outcome.changed)
 
@@ -159,16 +162,6 @@ class Deploy:
                 while self._ledger.live_of_app(key):
                     await self._ledger.changed()
         return revision
-
-    async def stop_runner(self, runner_id: str, account: str) -> None:
-        """End one runner; another is started when it is needed.
-
-        Raises: NotFoundError.
-        """
-        row = self._ledger.get(Runner, runner_id)
-        if row is None or row.account != account:
-            raise NotFoundError(f"There is no runner {runner_id}.", code="runner.not_found")
-        await self._reconcile.submit(lambda draft: self._reconcile.stop_runner(draft, runner_id, "stopped"))
 
     def delete_in(self, draft: Draft, key: AppKey, *, reason: str) -> str:
         """Delete an app and what is under way for it, as part of a larger decision."""
@@ -279,25 +272,31 @@ class Deploy:
         latest = self._ledger.latest_of_app(key)
         if latest is not None and latest.revision == alias.revision:
             return latest
-        return Deployment(
-            id=f"d-{alias.revision}",
-            account=key[0],
-            app=key[1],
-            revision=alias.revision,
-            state=DeploymentState.DONE.value,
-            strategy=Strategy.ROLLING.value,
-            auth=alias.auth,
-            scale_json=alias.scale_json,
-            created_at=alias.switched_at,
-            ended_at=alias.switched_at,
-            phases_json=json.dumps({"build": [alias.switched_at, alias.switched_at, "cached"]}),
-        )
+        return settled(alias, alias.revision)
 
     def _cancel(self, draft: Draft, deployment_id: str, account: str) -> None:
         row = draft.get(Deployment, deployment_id)
         if row is None or row.account != account:
             raise NotFoundError(f"There is no open deployment {deployment_id}.", code="deploy.not_found")
         self._rollouts.apply(draft, row, rollout.Cancelled())
+
+
+def settled(alias: Alias, revision: str) -> Deployment:
+    """Return a deployment that has been done, for a revision that an alias uses."""
+    at = alias.switched_at
+    return Deployment(
+        id=f"d-{revision}",
+        account=alias.account,
+        app=alias.name,
+        revision=revision,
+        state=DeploymentState.DONE.value,
+        strategy=Strategy.ROLLING.value,
+        auth=alias.auth,
+        scale_json=alias.scale_json,
+        created_at=at,
+        ended_at=at,
+        phases_json=json.dumps({"build": [at, at, "cached"]}),
+    )
 
 
 def _bundle_id(account: str, manifest: BundleManifest) -> str:
@@ -316,9 +315,7 @@ def _check_detach(request: DeployRequest) -> None:
         raise UsageError("Only a rolling deployment can be detached.", fix="Leave out `--detach`.")
 
 
-def _revision(
-    plan: _Plan, auth: AuthMode, scale: ScaleSpec, now: int, secrets_json: str | None
-) -> Revision:
+def _revision(plan: _Plan, auth: AuthMode, scale: ScaleSpec, now: int, secrets_json: str | None) -> Revision:
     request = plan.request
     cell = request.manifest.cell
     return Revision(

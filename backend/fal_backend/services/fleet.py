@@ -99,6 +99,10 @@ class Fleet:
             self._specs[row.id] = AppSpec.model_validate_json(row.spec_json)
         return self._specs[row.id]
 
+    def spec_once(self, row: Revision) -> AppSpec:
+        """Return the spec of a revision, which is not kept in mind for it."""
+        return self._specs.get(row.id) or AppSpec.model_validate_json(row.spec_json)
+
     def forget(self, revision: str) -> None:
         """Drop what is kept for a revision that serves no more."""
         self._orders.pop(revision, None)
@@ -247,9 +251,7 @@ class Fleet:
         if address is None or row.id in self._open:
             return
         self._open.add(row.id)
-        self._dispatch.open_runner(
-            row.revision, row.id, address.socket, address.control, self._width(row)
-        )
+        self._dispatch.open_runner(row.revision, row.id, address.socket, address.control, self._width(row))
 
     def _width(self, row: Runner) -> int:
         return row.width or self.spec(row.revision).scale.max_multiplexing or 1

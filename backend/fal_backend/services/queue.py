@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -54,6 +54,7 @@ INLINE = 64 * 1024
 DEPTH_LIMIT = 100_000
 """Requests that wait for one app at most."""
 
+_FLUSHED_AT_ONCE = 200
 _CHUNK = 500
 
 
@@ -345,6 +346,35 @@ class Queue:
         line = self._lines.get(f"{owner}/{alias}")
         normal, low = line.counts() if line is not None else (0, 0)
         return QueueSize(normal, low, line.running if line is not None else 0)
+
+    async def waiting(
+        self, owner: str, alias: str, *, by_user: bool = False
+    ) -> tuple[int, dict[str, int] | None]:
+        """Return how many wait, and if asked for how many of each submitter (`-`: without a key)."""
+        numbers = self._waiting(f"{owner}/{alias}")
+        if not by_user:
+            return len(numbers), None
+        found = await self._store.read(lambda reader: rows.callers(reader, numbers))
+        return len(numbers), dict(Counter(caller or "-" for caller in found.values()))
+
+    async def flush(self, owner: str, alias: str, *, caller: str | None = None) -> int:
+        """Cancel what waits, of one submitter if one is named, and return how many were cancelled."""
+        numbers = self._waiting(f"{owner}/{alias}")
+        if caller is not None:
+            found = await self._store.read(lambda reader: rows.callers(reader, numbers))
+            numbers = [number for number in numbers if (found.get(number) or "-") == caller]
+        cancelled = 0
+        for at in range(0, len(numbers), _FLUSHED_AT_ONCE):
+            part = numbers[at : at + _FLUSHED_AT_ONCE]
+            changes = await asyncio.gather(*(self._apply(number, Cancel()) for number in part))
+            cancelled += sum(change is not None and change.is_done for change in changes)
+        return cancelled
+
+    def _waiting(self, app: str) -> list[int]:
+        line = self._lines.get(app)
+        return (line.numbers() if line is not None else []) + [
+            one.id for one in self._delayed.values() if one.app == app
+        ]
 
     async def _find(self, owner: str, alias: str, request_id: str) -> Request:
         app = f"{owner}/{alias}"

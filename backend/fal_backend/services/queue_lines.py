@@ -60,6 +60,10 @@ class Line:
         """Return how many wait in the normal and the low lane."""
         return len(self._waiting.normal), len(self._waiting.low)
 
+    def numbers(self) -> list[int]:
+        """Return who waits."""
+        return [*self._waiting.normal, *self._waiting.low]
+
     def drain(self) -> Iterator[int]:
         """Take out everybody."""
         while (id := self._waiting.take()) is not None:

@@ -185,6 +185,12 @@ def trim(tx: Tx, before: int, limit: int) -> list[str | None]:
     return gone
 
 
+def callers(reader: Reader, numbers: list[int]) -> dict[int, str | None]:
+    """Return who submitted each of these requests, of those that still wait."""
+    found = (reader.get(Request, number) for number in numbers)
+    return {row.id: row.caller for row in found if row is not None and row.ended_at is None}
+
+
 def find(reader: Reader, app: str, request_id: str) -> Request:
     """Return a request of an app. Raises: Refusal 404."""
     for row in reader.find(Request, request_id=request_id):

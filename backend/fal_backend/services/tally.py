@@ -10,8 +10,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from fal_backend.domain.call_record import Phases
+from fal_notebook.wire_deploy import Traffic
 
-__all__ = ["BOUNDS_S", "AppTally", "Histogram", "Tallies", "Tally"]
+__all__ = ["BOUNDS_S", "AppTally", "Histogram", "Tallies", "Tally", "traffic_of"]
 
 BOUNDS_S = (
     0.001,
@@ -123,6 +124,10 @@ class Tallies:
             del revisions[next(iter(revisions))]
         return found
 
+    def known(self, app: str, revision: str) -> Tally | None:
+        """Return the tally of a revision that had calls, and make none."""
+        return self._revisions.get(app, {}).get(revision)
+
     def drop(self, app: str) -> None:
         """Forget an app that is no more."""
         self._revisions.pop(app, None)
@@ -140,3 +145,29 @@ class Tallies:
         for app, revisions in self._revisions.items():
             for revision, tally in revisions.items():
                 yield app, revision, tally
+
+
+def traffic_of(tally: Tally) -> Traffic | None:
+    """Return how a revision's calls went, as people see it; None without any."""
+    calls = tally.total
+    if not calls:
+        return None
+    errors = sum(count for status, count in tally.codes.items() if status >= 500)
+    buckets = tally.durations.buckets
+    return Traffic(
+        calls=calls,
+        errors=errors,
+        error_rate=round(errors / calls, 4),
+        p50_ms=_quantile_ms(buckets, 0.5),
+        p95_ms=_quantile_ms(buckets, 0.95),
+    )
+
+
+def _quantile_ms(buckets: list[int], part: float) -> float | None:
+    """Return the upper bound of the bucket in which a quantile lies, None beyond the last bound."""
+    left = part * sum(buckets)
+    for bound, count in zip(BOUNDS_S, buckets, strict=False):
+        left -= count
+        if left <= 0:
+            return bound * 1000
+    return None

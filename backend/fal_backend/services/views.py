@@ -106,6 +106,7 @@ def runner_view(
         in_flight_requests=inflight,
         uptime_seconds=round((end - row.ready_at) / 1e6, 3) if row.ready_at else 0,
         expiration_countdown=expires_s,
+        replacement="DID_REPLACE" if row.replaced else "NO_REPLACE",
         node=row.node,
         pid=row.pid,
         start_kind="fork" if row.start_kind == "fork" else "spawn" if row.start_kind else None,

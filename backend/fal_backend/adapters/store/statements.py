@@ -54,6 +54,8 @@ class RecordStatements:
     update: Statement | None
     """None: the record is immutable."""
     find: dict[Shape, Statement]
+    starts: Statement
+    """Those whose name begins with a text, at most `limit_`."""
 
     def values(self, record: Record) -> dict[str, Any]:
         """Return a record's fields under their bound names."""
@@ -89,6 +91,12 @@ def _find(table: Table, shape: Shape) -> Executable:
         for name, is_null in shape
     ]
     return select(table).where(*conditions).order_by(*_oldest_first(table))
+
+
+def _starting(table: Table) -> Executable:
+    ends = table.c.id < bindparam("end_", type_=table.c.id.type)
+    asked = select(table).where(table.c.id >= _bound(table.c.id), ends).order_by(table.c.id)
+    return asked.limit(bindparam("limit_", type_=Integer()))
 
 
 def _shapes(table: Table, lookups: tuple[tuple[str, ...], ...]) -> Iterator[Shape]:
@@ -176,6 +184,7 @@ class Statements:
             delete=self._compile(delete(table).where(by_id)),
             update=self._compile(_update(table)) if "version" in table.c else None,
             find={shape: self._compile(_find(table, shape)) for shape in _shapes(table, LOOKUPS[kind])},
+            starts=self._compile(_starting(table)),
         )
 
     def all(self) -> Iterator[tuple[str, Statement]]:

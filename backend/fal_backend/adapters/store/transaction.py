@@ -70,6 +70,11 @@ class SqliteReader:
         rows = self.run(statement, {f"{name}_": value for name, value in where.items() if value is not None})
         return [kind(*row) for row in rows]
 
+    def starting(self, kind: type[R], prefix: str, limit: int) -> list[R]:
+        """Return at most `limit` records whose id begins with these ASCII characters."""
+        args = {"id_": prefix, "end_": prefix + "\x7f", "limit_": limit}
+        return [kind(*row) for row in self.run(self._of(kind).starts, args)]
+
     def events(
         self, after: int, limit: int, *, app: str | None = None, subject: str | None = None
     ) -> list[EventRow]:

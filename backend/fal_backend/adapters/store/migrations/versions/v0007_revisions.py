@@ -1,5 +1,7 @@
 """Revisions know who made them; aliases can send a part of their callers elsewhere; deployments have kinds."""
 
+from typing import Any
+
 from alembic import op
 from sqlalchemy import BigInteger, Column, Integer, Text
 
@@ -11,7 +13,7 @@ down_revision = "0006"
 NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 TEXT = Text()
 
-_ADDED = {
+_ADDED: dict[str, dict[str, Any]] = {
     "revision": {
         "author": TEXT,
         "author_key": TEXT,
