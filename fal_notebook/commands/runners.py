@@ -32,7 +32,7 @@ def list_runners(args: ListArguments, ctx: Context) -> RunnersListed:
 
 def stop(args: StopArguments, ctx: Context) -> RunnerStopped:
     """Stop a runner in order: it finishes its calls. Raises: NotFoundError."""
-    ctx.connect().stop_runner(args.runner)
+    ctx.connect().end_runner(args.runner)
     return RunnerStopped(args.runner)
 
 
