@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fal_backend.domain import rollout
 from fal_backend.domain import runner as machine
-from fal_backend.domain.placement import known
 from fal_backend.domain.records import Alias, Deployment, DeploymentKind, Revision, Runner, RunnerPhase
 from fal_backend.domain.revision import scaled
 from fal_backend.services.capacity import UP, Capacity, scale_of
@@ -15,7 +15,7 @@ from fal_backend.services.deploy import Author
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import AppKey, Draft, Ledger, app_key, revisions_of
 from fal_backend.services.reconcile import Reconcile
-from fal_notebook.errors import DeployError, NotFoundError, UsageError
+from fal_notebook.errors import DeployError, MachineError, NotFoundError, UsageError
 from fal_notebook.wire import DeploymentState, MachineType, ScaleSpec, Strategy
 
 __all__ = ["Apps"]
@@ -31,7 +31,7 @@ class Apps:
         reconcile: Reconcile,
         capacity: Capacity,
         fleet: Fleet,
-        catalogue: list[MachineType],
+        catalogue: Sequence[MachineType],
     ) -> None:
         self._ledger = ledger
         self._reconcile = reconcile
@@ -48,9 +48,14 @@ class Apps:
         given = frozenset(changes.model_fields_set)
         if not given:
             raise UsageError("Nothing to change.", fix="Give at least one setting.", code="usage.scale")
-        if changes.machine_types is not None:
-            known(changes.machine_types, self._catalogue)
+        self._check_machines(changes.machine_types or [])
         await self._reconcile.submit(lambda draft: self._scale(draft, (account, app), changes, given))
+
+    def _check_machines(self, names: list[str]) -> None:
+        known = [machine.name for machine in self._catalogue]
+        for name in names:
+            if name not in known:
+                raise MachineError(f"There is no machine type `{name}`.", fix=f"Types: {', '.join(known)}.")
 
     def _scale(self, draft: Draft, key: AppKey, changes: ScaleSpec, given: frozenset[str]) -> None:
         alias = _need(draft, key)
