@@ -142,6 +142,7 @@ def lab() -> Iterator[Lab]:
             f"--ServerApp.root_dir={base / 'work'}",
         ),
         f"--LabApp.app_settings_dir={settings}",
+        "--LabApp.expose_app_in_browser=True",
     ]
     log = (base / "lab.log").open("wb")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
