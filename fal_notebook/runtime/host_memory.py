@@ -1,18 +1,59 @@
 """Memory as the host sees it: what the machine has left, and what a runner with all its children uses.
 
 Standard library only.
-Rules: a runner is measured by PSS, so that pages shared with its zygote count once; RSS is read first, because it
-costs a hundredth and is never less.
+Rules: a runner is measured by PSS, so that pages shared with its zygote count by share; RSS is read first, because
+it costs a hundredth and is never less. Address space is never limited: libraries reserve far more than they use.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["available_part", "tree_bytes"]
+from fal_notebook.runtime.loop import Loop, Timer
+
+__all__ = ["MemoryWatch", "available_part", "tree_bytes"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_EVERY_S = 0.25
+_FAR_OVER = 1.1
+"""The part of the limit beyond which a runner has no second look to come down again."""
+
+
+class MemoryWatch:
+    """Looks at a runner's memory several times a second, and says once that it is over its limit."""
+
+    def __init__(self, loop: Loop, limit: int, exceeded: Callable[[], None]) -> None:
+        """limit: bytes; 0 for none."""
+        self._loop = loop
+        self._exceeded = exceeded
+        self.limit = limit
+        self.peak = 0
+        """The most that was seen, in bytes."""
+        self._was_over = False
+        self._timer: Timer | None = None
+
+    def begin(self, pid: int) -> None:
+        """Watch this process and its descendants from now on."""
+        if self.limit:
+            self._timer = self._loop.after(_EVERY_S, lambda: self._look(pid))
+
+    def end(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, pid: int) -> None:
+        used = tree_bytes(pid, over=self.limit)
+        self.peak = max(self.peak, used)
+        if used > self.limit * _FAR_OVER or (used > self.limit and self._was_over):
+            self._timer = None
+            self._exceeded()
+            return
+        self._was_over = used > self.limit
+        self.begin(pid)
 
 
 def available_part() -> float:

@@ -20,6 +20,7 @@ from typing import Any
 from fal_notebook.runtime.host_ends import RunnerEnds
 from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
+from fal_notebook.runtime.host_memory import MemoryWatch
 from fal_notebook.runtime.host_stacks import stuck_at
 from fal_notebook.runtime.host_zygotes import Fork
 from fal_notebook.runtime.loop import Loop, Timer
@@ -91,6 +92,7 @@ class Runner:
         ]
         self._drop_timer: Timer | None = None
         self._readers: dict[int, LineReader | FrameReader] = {}
+        self._memory = MemoryWatch(loop, int(order.get("memory_mb") or 0) << 20, self._exceed)
 
     # -- starting ---------------------------------------------------------------------------------------
 
@@ -180,6 +182,7 @@ class Runner:
     def _begun(self, pid: int, pidfd: int, kind: str) -> None:
         self.pid, self._pidfd, self.start_kind = pid, pidfd, kind
         prefer_for_oom(pid)
+        self._memory.begin(pid)
         with contextlib.suppress(BrokenPipeError):
             os.write(self.ends.gate, b"\x01")
         self.ends.close(self.ends.gate)
@@ -271,6 +274,11 @@ class Runner:
             self._signal(signal.SIGUSR2)
             self._timers.append(self._loop.after(_DUMP_S, self._signal_kill))
 
+    def _exceed(self) -> None:
+        """End it now: it uses more memory than its machine type has."""
+        if self.state != "ended" and self._has_process("oom"):
+            self._signal_kill()
+
     def reaped(self, code: int | None, number: int | None) -> None:
         """Note that its process has ended; makes the exit record."""
         if self._pidfd is not None:
@@ -321,6 +329,7 @@ class Runner:
         if self.state == "ended":
             return
         self._cancel_timers()
+        self._memory.end()
         for fd, reader in self._readers.items():
             self._drain(fd, reader)
         if self._readers:
@@ -342,7 +351,7 @@ class Runner:
         reader.finish()
 
     def _record(self, code: int | None, number: int | None) -> dict[str, Any]:
-        reason = self._why if self._why in ("setup_failed", "startup_timeout") else None
+        reason = self._why if self._why in ("setup_failed", "startup_timeout", "oom") else None
         return {
             "t": "exited",
             "runner_id": self.id,
@@ -359,12 +368,24 @@ class Runner:
         """Say in the form of the error tree what only the host can know."""
         if reason == "startup_timeout":
             return self._overdue()
+        if reason == "oom":
+            return self._out_of_memory()
         if self.start_kind == "spawn" and code == 127:
             last = self.log.tail[-1] if self.log.tail else "the image's Python is missing"
             return _error(
                 "runner.failed", last, "Deploy again with --no-cache to build the image anew.", None
             )
         return None
+
+    def _out_of_memory(self) -> dict[str, Any]:
+        limit, peak = self._memory.limit >> 20, self._memory.peak >> 20
+        when = {"starting": "while it started", "setup": "in setup()"}.get(self.state, "while it served")
+        what = (
+            f"Out of memory {when}: {self.order['machine_type']} has {limit} MB, the runner used {peak} MB."
+        )
+        fix = "Choose a larger `machine_type`; `fal-nb machines list` shows what there is."
+        error = _error("runner.oom", what, fix, None)
+        return error | {"details": {"limit_mb": limit, "peak_mb": peak}}
 
     def _overdue(self) -> dict[str, Any]:
         waited = f"{float(self.order['startup_s']):g} s"

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fal_notebook.runtime.host_memory import available_part, tree_bytes
+from fal_notebook.runtime.host_memory import MemoryWatch, available_part, tree_bytes
+from fal_notebook.runtime.loop import Loop
 
 MB = 1 << 20
 TAKES = "x = bytearray({size}); import sys; print('there', flush=True); sys.stdin.read()"
@@ -51,3 +52,32 @@ def test_a_process_that_is_gone_uses_nothing() -> None:
 
 def test_the_free_part_of_the_machine_is_a_part() -> None:
     assert 0.0 < available_part() <= 1.0
+
+
+def watched(code: str, limit: int) -> tuple[MemoryWatch, list[str]]:
+    """Watch a program until it is over its limit, or three looks long."""
+    loop, told = Loop(), list[str]()
+
+    def exceeded() -> None:
+        told.append("over")
+        loop.stop()
+
+    watch = MemoryWatch(loop, limit, exceeded)
+    with running(code) as pid:
+        watch.begin(pid)
+        loop.after(1.0, loop.stop)
+        loop.run()
+    watch.end()
+    loop.close()
+    return watch, told
+
+
+def test_a_program_over_its_limit_is_told_once_with_its_peak() -> None:
+    watch, told = watched(TAKES.format(size=64 * MB), 40 * MB)
+    assert told == ["over"]
+    assert watch.peak > 64 * MB
+
+
+def test_a_program_within_its_limit_or_without_one_is_left_alone() -> None:
+    assert watched(TAKES.format(size=64 * MB), 400 * MB)[1] == []
+    assert watched(TAKES.format(size=64 * MB), 0)[1] == []

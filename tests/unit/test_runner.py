@@ -176,3 +176,9 @@ def test_lost_and_doubled_effects_reach_the_same_end(
 @pytest.mark.parametrize("phase", list(RunnerPhase))
 def test_lost_ends_a_runner_in_any_phase(phase: RunnerPhase) -> None:
     assert step(replace(PENDING, phase=phase.value), Lost(), 5).phase == RunnerPhase.GONE
+
+
+def test_an_end_for_want_of_memory_is_said_even_of_one_that_was_being_stopped() -> None:
+    stopping = after(PLACED, Progress("ready", 30), Stop("connection_broken", deadline=60))
+    ended = step(stopping, Exited("oom", 55, "{}"), 55)
+    assert (ended.phase, ended.reason) == (RunnerPhase.GONE, "oom")

@@ -15,6 +15,7 @@ from fal_backend.domain.records import Runner, RunnerPhase
 __all__ = [
     "CRASHES",
     "LIVE",
+    "OUT_OF_MEMORY",
     "Drain",
     "Drained",
     "Effect",
@@ -35,6 +36,8 @@ LIVE = frozenset(set(RunnerPhase) - {RunnerPhase.GONE})
 
 CRASHES = frozenset({"setup_failed", "startup_timeout", "exited", "killed", "oom", "refused"})
 """Reasons of an end that nobody asked for and that speaks against the revision."""
+
+OUT_OF_MEMORY = "oom"
 
 _UP = (RunnerPhase.STARTING, RunnerPhase.SETUP)
 _ORDER = {phase: number for number, phase in enumerate(RunnerPhase)}
@@ -214,6 +217,9 @@ def _progress(row: Runner, event: Progress) -> Runner:
 def _end(row: Runner, reason: str, at: int, error_json: str | None) -> Runner:
     # Whoever told it to stop knows why better than its exit code does.
     asked = row.reason if row.phase in (RunnerPhase.STOPPING, RunnerPhase.DRAINING) else None
+    if reason == OUT_OF_MEMORY:
+        # Whoever had it stopped meanwhile saw only what came of it: a broken connection.
+        asked = None
     return replace(
         row,
         phase=RunnerPhase.GONE.value,

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fal_backend.domain.records import Runner, RunnerPhase
+from fal_backend.domain.runner import OUT_OF_MEMORY
 from fal_backend.ports import HostExited
 from fal_notebook.errors import RunnerError
 from fal_notebook.wire import AppSpec
@@ -44,7 +45,7 @@ def no_runner(startup_s: float, class_name: str) -> str:
 
 
 def _reason(row: Runner, news: HostExited) -> str:
-    if row.phase == RunnerPhase.STOPPING and row.reason:
+    if row.phase == RunnerPhase.STOPPING and row.reason and news.reason != OUT_OF_MEMORY:
         return row.reason
     if news.reason:
         return news.reason
@@ -56,7 +57,7 @@ def _error(row: Runner, news: HostExited, reason: str, spec: AppSpec) -> RunnerE
     match reason:
         case "startup_timeout":
             return _overdue(row, spec)
-        case "oom":
+        case _ if reason == OUT_OF_MEMORY:
             text, fix = (
                 f"{name} needed more memory than its machine type has.",
                 "Choose a larger `machine_type`.",

@@ -1,0 +1,84 @@
+"""A machine type's memory is a limit: a runner over it ends, and everybody is told why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stack import Stack, stack, wait_for
+
+TAKES = """
+import fal
+
+class Hungry(fal.App):
+    machine_type = "XS"
+    keep_alive = 60
+
+    @fal.endpoint("/")
+    def take(self, mb: int = 0) -> dict:
+        self.held = bytearray(mb << 20)
+        return {"mb": mb}
+"""
+
+TAKES_IN_SETUP = """
+import time, fal
+
+class Greedy(fal.App):
+    machine_type = "XS"
+
+    def setup(self):
+        self.held = bytearray(700 << 20)
+        time.sleep(60)
+
+    @fal.endpoint("/")
+    def run(self) -> dict:
+        return {}
+"""
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Stack]:
+    with stack() as made:
+        yield made
+
+
+def test_a_call_that_needs_more_than_the_machine_has_ends_its_runner_and_the_next_call_gets_another(
+    backend: Stack,
+) -> None:
+    backend.deploy(TAKES)
+    assert backend.call("hungry", {}).json() == {"mb": 0}
+    (before,) = backend.runners("hungry")
+    lost = backend.call("hungry", path="?mb=700")
+    assert lost.status_code == 503
+    assert lost.headers["x-fal-error-type"] == "runner_disconnected"
+
+    def ended() -> dict[str, object] | None:
+        rows = backend.api("GET", "/runners?app=hungry").json()["runners"]
+        return next((r for r in rows if r["runner_id"] == before["runner_id"] and r["reason"]), None)
+
+    row = wait_for("its end", ended)
+    assert row["reason"] == "oom"
+    found = [e["data"] for e in backend.events(subject=f"runner/{before['runner_id']}")]
+    error = next(data["error"] for data in found if data.get("reason") == "oom")
+    assert error["code"] == "runner.oom"
+    assert error["details"]["limit_mb"] == 512
+    assert error["details"]["peak_mb"] > 512
+    assert "XS has 512 MB" in error["message"]
+    assert "machine_type" in error["fix"]
+    assert backend.call("hungry", {}).status_code == 200
+
+
+def test_a_setup_that_needs_more_than_the_machine_has_fails_the_deployment_with_peak_and_limit(
+    backend: Stack,
+) -> None:
+    path = backend.file("greedy.py", TAKES_IN_SETUP)
+    done = backend.cli("deploy", str(path))
+    assert done.returncode == 1
+    assert "Out of memory in setup(): XS has 512 MB" in done.stderr
+    assert "machines list" in done.stderr
+
+
+def test_the_same_app_runs_on_a_larger_machine(backend: Stack) -> None:
+    backend.deploy(TAKES, "--machine-type", "M", "--app-name", "roomy")
+    assert backend.call("roomy", path="?mb=700").json() == {"mb": 700}
