@@ -118,6 +118,14 @@ def _machines(value: Any) -> str | None:
     return None
 
 
+def _gpus(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        return f"must be a number of GPUs, not {value!r}"
+    if value == int(value) or 0.01 <= value < 1:
+        return None
+    return f"must be a whole number or a part of one GPU (0.01 to 0.99), not {value!r}"
+
+
 def _app_name(value: Any) -> str | None:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", value):
         return None
@@ -199,6 +207,8 @@ _TABLE = [
     Attribute("requirements", [], _requirements),
     Attribute("local_python_modules", [], _texts),
     Attribute("machine_type", "S", _machines),
+    Attribute("num_gpus", None, _gpus),
+    Attribute("regions", None, _texts),
     Attribute("app_name", "", _app_name),
     Attribute("app_auth", None, _one_of("private", "public", "shared")),
     Attribute("kind", None, _one_of("virtualenv", "container", "conda")),
@@ -213,8 +223,6 @@ _TABLE = [
         Attribute(name, 60 if name == "keep_alive" else None, _whole(low))
         for name, low in SCALE_ATTRIBUTES.items()
     ),
-    _later("num_gpus", None, _whole(0), "runners have no GPUs yet"),
-    _later("regions", None, _texts, "all runners are on this machine"),
     _later("requirements_context_dir", None, _text, "local folders cannot be requirements yet"),
     _later("app_files", [], _texts, "files cannot be sent along yet"),
     _later("app_files_ignore", None, _texts, "files cannot be sent along yet"),

@@ -84,6 +84,10 @@ class Places:
         """Unix socket of this node's runner host."""
         return self.run / "host.sock"
 
+    def node_run(self, node: str) -> Path:
+        """Run folder of a node's runner host: sockets of its own, below ours."""
+        return self.run if node == "local" else self.run / "n" / node
+
     @property
     def start_lock(self) -> Path:
         """`flock` taken by whoever starts the backend."""

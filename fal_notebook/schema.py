@@ -74,7 +74,11 @@ def describe(cls: type[App], *, source: str | None = None, provenance: Provenanc
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         requirements=_requirements(cls, endpoints),
         machine_types=[machines] if isinstance(machines, str) else list(machines),
-        scale=ScaleSpec(**{name: setting(cls, name) for name in SCALE_ATTRIBUTES}),
+        num_gpus=setting(cls, "num_gpus") or None,
+        scale=ScaleSpec(
+            **{name: setting(cls, name) for name in SCALE_ATTRIBUTES},
+            valid_regions=list(regions) if (regions := setting(cls, "regions")) else None,
+        ),
         termination_grace_s=_grace(cls),
         skip_retry_conditions=list(setting(cls, "skip_retry_conditions") or ()),
         retry_config=retry_counts(retries) if (retries := setting(cls, "retry_config")) else {},

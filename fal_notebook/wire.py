@@ -203,6 +203,8 @@ class AppSpec(Wire):
     """Ordered layers of pip lines; a layer may begin with flags such as `--no-deps`."""
     machine_types: list[str] = Field(default_factory=lambda: ["S"])
     """In order of preference."""
+    num_gpus: float | None = Field(None, gt=0)
+    """Whole GPUs, or a part of one; None: as many as the machine type has."""
     scale: ScaleSpec = Field(default_factory=ScaleSpec)
     termination_grace_s: int = 5
     skip_retry_conditions: list[str] = Field(default_factory=list)
@@ -528,8 +530,14 @@ class MachineType(Wire):
     memory_mb: int
     gpu: str | None = None
     gpus: int = 0
+    is_share: bool = False
+    """CPU and memory are the GPUs' share of the node that they are on."""
     available: bool = True
     """False: no node has it."""
+    count: int = 0
+    """Runners of this type that all nodes could take at once, were they empty."""
+    free: int = 0
+    """How many they could take now."""
 
 
 class SessionRequest(Wire):

@@ -18,7 +18,12 @@ def _supervise(argv: Sequence[str]) -> int:
     from fal_backend.settings import SuperviseSettings
     from fal_backend.supervisor import supervise
 
-    return supervise(SuperviseSettings.parse(argv))
+    try:
+        settings = SuperviseSettings.parse(argv)
+    except ValueError as error:
+        sys.stderr.write(f"fal-nb: {error}\n")
+        return _CONFIGURATION
+    return supervise(settings)
 
 
 def _backend(argv: Sequence[str]) -> int:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fal_notebook
 from fal_notebook.places import Places
 from fal_notebook.runtime.hostproto import PROTO, Decoder, encode_frame
+from fal_notebook.runtime.inventory import LOCAL, NodeSpec
 from fal_notebook.runtime.loop import Loop
 from fal_notebook.runtime.process import launch, open_pidfd, send_signal
 
-__all__ = ["Child", "adopt_or_launch_host", "child_environment", "follow_lines"]
+__all__ = ["Child", "HostTable", "child_environment", "follow_lines"]
 
 _ADOPT_S = 2.0
 _HOST_ENV = ("PATH", "HOME", "LANG", "TZ")
@@ -79,36 +82,94 @@ def follow_lines(loop: Loop, fd: int, take: Callable[[str], None]) -> None:
     loop.watch(fd, read=read)
 
 
-def adopt_or_launch_host(
-    loop: Loop, places: Places, orphan_grace_s: float, on_end: Callable[[Child, int], None]
-) -> Child:
-    """Return this node's host: the one that outlived an earlier supervisor, or a new one."""
-    adopted = _adopt_host(places.host_socket)
-    if adopted is not None:
-        with contextlib.suppress(ProcessLookupError):
-            return Child(loop, adopted, on_end)
-    return Child(loop, _launch_host(places, orphan_grace_s), on_end)
+class HostTable:
+    """The runner hosts of this supervisor: one for each node, kept alive until told to end."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        places: Places,
+        nodes: Sequence[NodeSpec],
+        orphan_grace_s: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._places = places
+        self._nodes = {node.name: node for node in nodes}
+        self._orphan_grace_s = orphan_grace_s
+        self._say = say
+        self._children: dict[str, Child] = {}
+        self._on_ended: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Adopt the hosts that outlived an earlier supervisor, and start the others."""
+        for node in self._nodes:
+            self._start(node)
+
+    def end(self, on_ended: Callable[[], None]) -> None:
+        """End them and their runners; asked again, at once. on_ended is called when the last one has."""
+        self._on_ended = on_ended
+        for child in self._children.values():
+            child.signal(signal.SIGTERM)
+        if not self._children:
+            on_ended()
+
+    def _start(self, name: str) -> None:
+        if self._on_ended is not None:
+            return
+        node, run = self._nodes[name], self._places.node_run(name)
+        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        adopted = _adopt_host(run / "host.sock", node, len(self._nodes))
+        if adopted is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._children[name] = Child(self._loop, adopted, partial(self._ended, name))
+                return
+        pid = self._launch(node, run)
+        self._children[name] = Child(self._loop, pid, partial(self._ended, name))
+
+    def _launch(self, node: NodeSpec, run: Path) -> int:
+        """Start a runner host and return its pid; it prints to a log file of its own."""
+        logs = self._places.logs
+        name = "host" if node.name == LOCAL else f"host-{node.name}"
+        log = os.open(logs / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        runners = logs / "runners" if node.name == LOCAL else logs / "nodes" / node.name
+        command = [
+            sys.executable,
+            "-m",
+            "fal_notebook.runtime.host",
+            "--run",
+            str(run),
+            "--logs",
+            str(runners),
+        ]
+        command += ["--orphan-grace-s", f"{self._orphan_grace_s:g}"]
+        command += ["--node", node.text(), "--parts", str(len(self._nodes))]
+        # A runner may read its host's environment, so there is nothing in it. No death signal: it outlives us.
+        env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}
+        pid = launch(command, env=child_environment(env), stdout=log, stderr=log)
+        os.close(log)
+        return pid
+
+    def _ended(self, name: str, child: Child, code: int) -> None:
+        del self._children[name]
+        if self._on_ended is not None:
+            if not self._children:
+                self._on_ended()
+            return
+        # At once; one that cannot even begin is given a moment.
+        wait_s = 0.0 if time.monotonic() - child.began > 1.0 else 1.0
+        self._say(f"host.ended node={name} code={code} again_in_s={wait_s:.2f}")
+        self._loop.after(wait_s, lambda: self._start(name))
 
 
-def _launch_host(places: Places, orphan_grace_s: float) -> int:
-    """Start a runner host and return its pid; it prints to a log file of its own."""
-    log = os.open(places.logs / "host.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    command = [sys.executable, "-m", "fal_notebook.runtime.host", "--run", str(places.run)]
-    command += ["--logs", str(places.logs / "runners"), "--orphan-grace-s", f"{orphan_grace_s:g}"]
-    # A runner may read its host's environment, so there is nothing in it. No death signal: it outlives us.
-    env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}
-    pid = launch(command, env=child_environment(env), stdout=log, stderr=log)
-    os.close(log)
-    return pid
-
-
-def _adopt_host(path: Path) -> int | None:
-    """Become the guardian of a host that outlived its supervisor; return its pid, None when there is none."""
+def _adopt_host(path: Path, node: NodeSpec, parts: int) -> int | None:
+    """Become the guardian of a node's host that outlived its supervisor; return its pid, None when there is none."""
+    adopt = {"t": "adopt", "n": 1, "proto": list(PROTO), "node": node.text(), "parts": parts}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.settimeout(_ADOPT_S)
         try:
             link.connect(str(path))
-            link.sendall(encode_frame({"t": "adopt", "n": 1, "proto": list(PROTO)}))
+            link.sendall(encode_frame(adopt))
             decoder, answers = Decoder(), list[dict[str, Any]]()
             while not answers:
                 answers = decoder.feed(link.recv(65536) or b"\xff\xff\xff\xff")

@@ -450,6 +450,12 @@ class StartOrder:
     cpu: float
     memory_mb: int
     persistent_dir: str
+    devices: tuple[str, ...] = ()
+    """GPUs by uuid: all that it may see."""
+    device_share: int = 100
+    """Hundredths of each that are its own."""
+    device: str = "cpu"
+    """cpu, gpu: zygotes are not shared between them."""
     env: dict[str, str] = field(default_factory=dict)
     environment: str = "main"
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
@@ -474,6 +480,8 @@ class HostHello:
     boot_id: str
     runners: tuple[HostState, ...]
     exited: tuple[HostExited, ...]
+    inventory: dict[str, Any] = field(default_factory=dict)
+    """What the node has; see `runtime.inventory`."""
 
 
 @dataclass(frozen=True)
@@ -492,6 +500,8 @@ class HostState:
     """Path of the socket that takes callers' traffic."""
     control: str | None = None
     """Path of the socket of calls list, cancel, drain, attach."""
+    tier: str | None = None
+    """Sandbox tier that it runs in."""
 
 
 @dataclass(frozen=True)
@@ -560,6 +570,10 @@ class RunnerProvider(Protocol):
 
     def logs(self, runner_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[LogRecord]:
         """Yield a runner's lines from an offset; with follow until the runner has ended."""
+        ...
+
+    async def gpu_use(self, node: str, uuids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return {uuid: {used_mb, pids: {pid: runner id or None}}} of a node's devices as they are."""
         ...
 
     def runner_memory(self) -> dict[str, int]:

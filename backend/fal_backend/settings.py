@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fal_notebook.places import Places, default_home
+from fal_notebook.runtime.inventory import NodeSpec
 
 __all__ = ["DEFAULT_PORT", "DEFAULT_TLS_PORT", "Fds", "Settings", "SuperviseSettings", "backend_arguments"]
 
@@ -53,6 +54,8 @@ class Settings:
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     machines_file: Path | None = None
+    nodes: tuple[NodeSpec, ...] = (NodeSpec(),)
+    """Each has a runner host of its own."""
     key_rate: float | None = None
     """Calls with one key for each second, 0 for no limit; None: the house's default."""
     address_rate: float | None = None
@@ -92,6 +95,7 @@ class Settings:
             allow_origins=tuple(args.allow_origin),
             allow_hosts=tuple(args.allow_host),
             machines_file=args.machines,
+            nodes=_nodes(args.node),
             key_rate=args.key_rate,
             address_rate=args.address_rate,
             webhook_allow=tuple(args.webhook_allow),
@@ -118,6 +122,7 @@ class SuperviseSettings:
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     machines_file: Path | None = None
+    nodes: tuple[NodeSpec, ...] = (NodeSpec(),)
     key_rate: float | None = None
     address_rate: float | None = None
     webhook_allow: tuple[str, ...] = ()
@@ -151,6 +156,7 @@ class SuperviseSettings:
             allow_origins=tuple(args.allow_origin),
             allow_hosts=tuple(args.allow_host),
             machines_file=args.machines,
+            nodes=_nodes(args.node),
             key_rate=args.key_rate,
             address_rate=args.address_rate,
             webhook_allow=tuple(args.webhook_allow),
@@ -178,6 +184,8 @@ def backend_arguments(settings: SuperviseSettings, url: str, instance_id: str) -
         words += ["--key-rate", f"{settings.key_rate:g}"]
     if settings.address_rate is not None:
         words += ["--address-rate", f"{settings.address_rate:g}"]
+    for node in settings.nodes:
+        words += ["--node", node.text()]
     return words + (["--machines", str(settings.machines_file)] if settings.machines_file else [])
 
 
@@ -207,8 +215,25 @@ def _parser(door: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--request-log-rows", type=int, default=REQUEST_LOG_ROWS, metavar="N", help="0: no limit"
     )
+    parser.add_argument(
+        "--node", type=_node, action="append", metavar="name=a,…", help="a node of its own here"
+    )
     parser.add_argument("--machines", type=_absolute, metavar="FILE", help="machine types of this site")
     return parser
+
+
+def _node(text: str) -> NodeSpec:
+    try:
+        return NodeSpec.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _nodes(given: Sequence[NodeSpec] | None) -> tuple[NodeSpec, ...]:
+    nodes = tuple(given or (NodeSpec(),))
+    if len({node.name for node in nodes}) < len(nodes):
+        raise ValueError("two nodes have the same name")
+    return nodes
 
 
 def _absolute(text: str) -> Path:

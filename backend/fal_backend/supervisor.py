@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any
 
 import fal_notebook
-from fal_backend.children import Child, adopt_or_launch_host, child_environment, follow_lines
+from fal_backend.children import Child, HostTable, child_environment, follow_lines
 from fal_backend.home import HomeLock, HomeRefused, instance_id, write_private
 from fal_backend.listeners import PortTaken, answer_unavailable, bind_api, bind_tcp, url_of
 from fal_backend.settings import SuperviseSettings, backend_arguments
@@ -60,7 +60,7 @@ class Supervisor:
         self._loop = Loop()
         self._backend: Child | None = None
         self._backend_pid: int | None = None
-        self._host: Child | None = None
+        self._hosts = HostTable(self._loop, self._places, settings.nodes, settings.orphan_grace_s, _say)
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
         self._restart: Timer | None = None
         self._last_line = ""
@@ -85,7 +85,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._end)
         self._places.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._start_host()
+        self._hosts.start()
         self._start_backend()
         self._loop.run()
         self._places.backend_file.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ class Supervisor:
     def _backend_ended(self, child: Child, code: int) -> None:
         self._backend = None
         if self._exit_code is not None:
-            self._end_host()
+            self._hosts.end(self._loop.stop)
         elif code in (0, _CONFIGURATION):
             self._end(code)
         elif code == _RESTART:
@@ -203,25 +203,6 @@ class Supervisor:
         }
         write_private(self._places.backend_file, json.dumps(record))
 
-    # -- host -------------------------------------------------------------------------------------------
-
-    def _start_host(self) -> None:
-        if self._exit_code is not None:
-            return
-        grace_s = self._settings.orphan_grace_s
-        self._host = adopt_or_launch_host(self._loop, self._places, grace_s, self._host_ended)
-
-    def _host_ended(self, child: Child, code: int) -> None:
-        self._host = None
-        if self._exit_code is not None:
-            if self._backend is None:
-                self._loop.stop()
-            return
-        # At once; one that cannot even begin is given a moment.
-        wait_s = 0.0 if time.monotonic() - child.began > 1.0 else 1.0
-        _say(f"host.ended code={code} again_in_s={wait_s:.2f}")
-        self._loop.after(wait_s, self._start_host)
-
     # -- ending -----------------------------------------------------------------------------------------
 
     def _end(self, code: int = 0) -> None:
@@ -232,17 +213,11 @@ class Supervisor:
             self._restart.cancel()
         backend = self._backend
         if backend is None:
-            self._end_host()  # a host that is told twice grants no more grace
+            self._hosts.end(self._loop.stop)  # a host that is told twice grants no more grace
             return
         backend.signal(signal.SIGKILL if again else signal.SIGTERM)
         if not again:
             self._loop.after(_BACKEND_STOP_S, lambda: backend.signal(signal.SIGKILL))
-
-    def _end_host(self) -> None:
-        if self._host is None:
-            self._loop.stop()
-        else:
-            self._host.signal(signal.SIGTERM)
 
 
 def _refuse(message: str) -> int:

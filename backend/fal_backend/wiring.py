@@ -30,8 +30,8 @@ import fal_notebook
 from fal_backend.adapters.blobs_fs import BlobFolder
 from fal_backend.adapters.builder_uv import UvBuilder
 from fal_backend.adapters.bus import EventBus
-from fal_backend.adapters.hosts import LOCAL_NODE, Hosts
-from fal_backend.adapters.machines import load_catalogue, read_inventory
+from fal_backend.adapters.hosts import Hosts
+from fal_backend.adapters.machines import MachinesFile
 from fal_backend.adapters.payloads_fs import PayloadFolder
 from fal_backend.adapters.request_log_sqlite import RequestLogFile
 from fal_backend.adapters.secret_box import load_secret_box
@@ -60,6 +60,7 @@ from fal_backend.api.revisions import revision_routes
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
 from fal_backend.api.webhooks import published_keys, webhook_routes
+from fal_backend.domain.placement import NodeView
 from fal_backend.domain.records import Account, Request, Runner, RunnerPhase
 from fal_backend.domain.webhook_guard import Allowed
 from fal_backend.services.apps import Apps
@@ -75,6 +76,7 @@ from fal_backend.services.images import Images
 from fal_backend.services.ledger import Ledger
 from fal_backend.services.logs import Logs
 from fal_backend.services.news import News
+from fal_backend.services.nodes import Nodes, node_view
 from fal_backend.services.queue import Queue
 from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
@@ -83,10 +85,12 @@ from fal_backend.services.revisions import KEPT, Revisions
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
+from fal_backend.services.starts import Starts
 from fal_backend.services.warmth import Warmth
 from fal_backend.services.webhooks import Webhooks
 from fal_backend.settings import Settings
 from fal_notebook.errors import BackendError, FalError
+from fal_notebook.runtime.inventory import inventory_of
 
 __all__ = ["run"]
 
@@ -149,11 +153,17 @@ async def _serve(settings: Settings) -> int:
 async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account: Account) -> _House:
     places = settings.places
     machines_file = settings.machines_file or places.home / "machines.toml"
-    machines = load_catalogue(read_inventory(), machines_file)
     blobs, builder = BlobFolder(places), UvBuilder(places)
-    hosts = Hosts({LOCAL_NODE: places.host_socket}, backend_id=settings.instance_id)
+    sockets = {node.name: places.node_run(node.name) / "host.sock" for node in settings.nodes}
+    hosts = Hosts(sockets, backend_id=settings.instance_id)
     ledger = Ledger(store, bus)
     await ledger.load()
+    parts = len(settings.nodes)
+    views = [
+        node_view(node.name, inventory_of(node, parts=parts), NodeView(node.name)) for node in settings.nodes
+    ]
+    machines = MachinesFile(machines_file, (device.model for view in views for device in view.devices))
+    nodes = Nodes(ledger, views, machines.types)
     auth = await Auth.load(store)
 
     dispatch = Dispatch(
@@ -168,13 +178,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         builder=builder,
         provider=hosts,
         dispatch=dispatch,
-        catalogue=machines,
+        nodes=nodes,
         data=places.home / "data",
     )
     images = Images(builder, ledger)
-    capacity = Capacity(ledger, dispatch, fleet, machines)
+    capacity = Capacity(ledger, dispatch, fleet)
+    starts = Starts(nodes, dispatch, capacity, fleet)
     rollouts = Rollouts(capacity, fleet, images)
-    news = News(ledger, capacity, fleet, images)
+    news = News(ledger, capacity, fleet, images, nodes)
     reconcile = Reconcile(
         ledger=ledger,
         fleet=fleet,
@@ -183,6 +194,8 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         capacity=capacity,
         rollouts=rollouts,
         news=news,
+        nodes=nodes,
+        starts=starts,
     )
     deploy = Deploy(
         store=store,
@@ -192,7 +205,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         reconcile=reconcile,
         rollouts=rollouts,
         fleet=fleet,
-        catalogue=machines,
+        nodes=nodes,
     )
     revisions = Revisions(
         store=store,
@@ -204,14 +217,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         kept=int(os.environ.get("FAL_NB_KEEP_REVISIONS", KEPT)),
     )
     deploy.on_revision = revisions.note
-    apps = Apps(ledger=ledger, reconcile=reconcile, capacity=capacity, fleet=fleet, catalogue=machines)
+    apps = Apps(ledger=ledger, reconcile=reconcile, capacity=capacity, fleet=fleet, nodes=nodes)
     sessions = Sessions(ledger, reconcile, deploy)
     environments = Environments(ledger, reconcile, deploy)
     secrets = _secrets(settings, ledger, reconcile, fleet)
     warmth = Warmth(builder, fleet, reconcile.post, account.nickname)
     sessions.on_open = warmth.ring
     catalog = Catalog(
-        store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, machines=machines
+        store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, nodes=nodes
     )
     catalog.stale_of = secrets.stale_of
     payloads = PayloadFolder(places)

@@ -46,6 +46,9 @@ class ServeArguments:
         "Calls a second without a key from one address (1000, none for this machine; 0: no limit)",
         metavar="N",
     )
+    node: tuple[str, ...] = flag(
+        "Declare a node of its own: name=a,region=us-east,gpus=2,gpu_type=H100,memory=64G", many=True, metavar="NODE"
+    )
     background: bool = flag("Return once it answers; it goes on", default=False)
     allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")
     webhook_allow: tuple[str, ...] = flag(
@@ -87,7 +90,12 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
         ("--request-log-rows", args.request_log_rows),
     ):
         flags += [name, str(number)] if number is not None else []
-    for name, words in (("--allow-origin", args.allow_origin), ("--webhook-allow", args.webhook_allow)):
+    many = (
+        ("--allow-origin", args.allow_origin),
+        ("--webhook-allow", args.webhook_allow),
+        ("--node", args.node),
+    )
+    for name, words in many:
         for word in words:
             flags += [name, word]
     with _interrupts_held() as let_through:

@@ -21,6 +21,7 @@ from fal_notebook.runtime.settings import Descriptors, Settings
 __all__ = ["be_born"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_WHOLE = 100
 _OWN_THREAD_POOLS = ("numpy", "torch", "scipy", "sklearn")
 
 
@@ -98,8 +99,10 @@ def _take_environment(settings: Settings) -> None:
     )
     for name in ("PIP_PREFIX", "PIP_USER"):
         os.environ.pop(name, None)  # pip refuses them together with a target
-    if not settings.has_gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # By uuid: numbers move at a reboot. Without a device nothing is seen, whatever the machine has.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
+    if settings.devices and settings.device_share < _WHOLE:
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{settings.device_share / _WHOLE:.2f}"
 
 
 def _take_path(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from fal_notebook.runtime.host_follow import Follower
 from fal_notebook.runtime.host_guardian import ORPHAN_GRACE_S, Guardian
+from fal_notebook.runtime.host_holdings import Holdings
 from fal_notebook.runtime.host_leftovers import RUNNER_ID, clear_runs, trim_logs
 from fal_notebook.runtime.host_link import Link
 from fal_notebook.runtime.host_logs import LogFile
@@ -29,8 +30,9 @@ from fal_notebook.runtime.host_memory import available_part
 from fal_notebook.runtime.host_runners import Runner
 from fal_notebook.runtime.host_zygotes import ZygoteTable
 from fal_notebook.runtime.hostproto import PROTO, ProtocolError, pick_version
+from fal_notebook.runtime.inventory import NodeSpec, inventory_of
 from fal_notebook.runtime.loop import Loop, Timer
-from fal_notebook.runtime.process import become_subreaper
+from fal_notebook.runtime.process import become_subreaper, session_of
 from fal_notebook.runtime.sandbox import tier_table
 
 __all__ = ["Host", "main"]
@@ -43,7 +45,17 @@ _REVIEW_S = 30.0
 class Host:
     """One node's host. `serve` works until it retires or is told to end."""
 
-    def __init__(self, run: Path, logs: Path, *, orphan_grace_s: float = ORPHAN_GRACE_S) -> None:
+    def __init__(
+        self,
+        run: Path,
+        logs: Path,
+        *,
+        orphan_grace_s: float = ORPHAN_GRACE_S,
+        node: NodeSpec | None = None,
+        parts: int = 1,
+    ) -> None:
+        """node: what the node is declared to have; parts: nodes that share this machine."""
+        self._holdings = Holdings(inventory_of(node or NodeSpec(), parts=parts))
         self._run = run
         self._logs = logs
         self._boot_id = secrets.token_hex(8)
@@ -69,6 +81,7 @@ class Host:
             "logs.stop": self._stop_logs,
             "ack": self._ack,
             "stats": self._stats,
+            "gpu.verify": self._verify_gpus,
             "retire": self._retire,
         }
 
@@ -173,7 +186,7 @@ class Host:
                 "version": version,
                 "boot_id": self._boot_id,
                 "pid": os.getpid(),
-                "inventory": {"cpus": os.cpu_count(), "memory_bytes": _memory_bytes()},
+                "inventory": self._holdings.inventory,
                 "tiers": tier_table(),
                 "runners": [runner.row() for runner in self._runners.values() if runner.exit is None],
                 "zygotes": self._zygotes.rows(),
@@ -201,6 +214,11 @@ class Host:
             return
         if not RUNNER_ID.fullmatch(runner_id):
             link.answer(message, _refused("malformed", f"{runner_id!r} is no runner id"))
+            return
+        living = (runner.order for runner in self._runners.values() if runner.exit is None)
+        collision = self._holdings.collision(order, living)
+        if collision is not None:
+            link.answer(message, _refused("conflict", collision))
             return
         try:
             runner = self._make_runner(runner_id, order)
@@ -301,6 +319,18 @@ class Host:
             self._loop.after(every_s, lambda: self._tell_stats(every_s)) if listeners else None
         )
 
+    def _verify_gpus(self, link: Link, message: dict[str, Any]) -> None:
+        uuids = [str(one) for one in message["uuids"]]
+        link.answer(message, {"t": "gpu", "gpus": self._holdings.use(uuids, self._runner_of)})
+
+    def _runner_of(self, pid: int) -> str | None:
+        """Return the runner that a process belongs to: itself, or in its session."""
+        for number in (pid, session_of(pid)):
+            runner = self._by_pid.get(number)
+            if runner is not None:
+                return runner.id
+        return None
+
     def _retire(self, link: Link, message: dict[str, Any]) -> None:
         link.answer(message, {"t": "ok"})
         self._retiring = True
@@ -363,6 +393,10 @@ class Host:
             link.answer(message, _refused("version", str(error)))
             return
         self._guardian.watch(link.peer_pid)
+        if message.get("node"):
+            # Whoever adopts it may have declared the node anew.
+            spec = NodeSpec.parse(str(message["node"]))
+            self._holdings = Holdings(inventory_of(spec, parts=int(message.get("parts", 1))))
         link.answer(message, {"t": "ok", "boot_id": self._boot_id})
 
     def _terminate(self) -> None:
@@ -388,10 +422,6 @@ def _refused(code: str, reason: str) -> dict[str, Any]:
     return {"t": "refused", "code": code, "reason": reason}
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _raise_open_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
@@ -410,8 +440,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--logs", type=Path, required=True)
     parser.add_argument("--orphan-grace-s", type=float, default=ORPHAN_GRACE_S)
+    parser.add_argument("--node", type=NodeSpec.parse, default=NodeSpec())
+    parser.add_argument("--parts", type=int, default=1)
     args = parser.parse_args(argv)
-    Host(args.run, args.logs, orphan_grace_s=args.orphan_grace_s).serve()
+    Host(args.run, args.logs, orphan_grace_s=args.orphan_grace_s, node=args.node, parts=args.parts).serve()
     return 0
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "open_pidfd",
     "private_bytes",
     "send_signal",
+    "session_of",
     "tie_to_parent",
 ]
 
@@ -141,6 +142,12 @@ def is_stopped(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] in ("T", "t")
+
+
+def session_of(pid: int) -> int:
+    """Return the session of a process, 0 when it is gone."""
+    fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return int(fields[3]) if fields else 0
 
 
 def find_leftovers(

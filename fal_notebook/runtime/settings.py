@@ -63,6 +63,10 @@ class Settings:
     machine_type: str = "S"
     cpu: float = 1.0
     persistent_dir: str = ""
+    devices: tuple[str, ...] = ()
+    """GPUs by uuid: all that it may see."""
+    device_share: int = 100
+    """Hundredths of each that are its own."""
     env: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -72,14 +76,10 @@ class Settings:
         known = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in found.items() if name in known and value is not None}
         values["buffers"] = tuple(values.get("buffers", ()))
+        values["devices"] = tuple(values.get("devices", ()))
         return cls(**values)
 
     @property
     def site(self) -> str:
         """Folder into which `pip install` of this runner goes."""
         return os.path.join(self.own, "site")  # noqa: PTH118 (pathlib costs more than it gives here)
-
-    @property
-    def has_gpu(self) -> bool:
-        """True when the machine type may see GPUs."""
-        return self.machine_type.upper().startswith("GPU")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fal_backend.adapters.store.opening import open_store
+from fal_backend.domain.placement import NodeView
 from fal_backend.domain.records import Account, Bundle, Deployment, Image, Revision, Runner
 from fal_backend.ports import (
     BuildSpec,
@@ -32,9 +33,11 @@ from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import Draft, Ledger
 from fal_backend.services.news import News
+from fal_backend.services.nodes import Nodes
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.revisions import Revisions
 from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.starts import Starts
 
 from fal_notebook.errors import RequirementsError
 from fal_notebook.places import Places
@@ -160,23 +163,25 @@ class House:
             on_verdict=lambda runner, reason: self.reconcile.on_verdict(runner, reason),
             on_drained=lambda runner: self.reconcile.on_drained(runner),
         )
+        self.nodes = Nodes(ledger, [NodeView("local", cpus=8, memory_mb=16384)], lambda: [S])
         self.fleet = Fleet(
             store=store, ledger=ledger, blobs=FakeBlobs(), builder=self.builder, provider=self.hosts,
-            dispatch=self.dispatch, catalogue=[S], data=Path(store.path).parent / "data",
+            dispatch=self.dispatch, nodes=self.nodes, data=Path(store.path).parent / "data",
         )  # fmt: skip
         self.images = Images(self.builder, ledger)
-        self.capacity = Capacity(ledger, self.dispatch, self.fleet, [S])
+        self.capacity = Capacity(ledger, self.dispatch, self.fleet)
         rollouts = Rollouts(self.capacity, self.fleet, self.images)
         self.reconcile = Reconcile(
             ledger=ledger, fleet=self.fleet, images=self.images, dispatch=self.dispatch, capacity=self.capacity,
-            rollouts=rollouts, news=News(ledger, self.capacity, self.fleet, self.images),
+            rollouts=rollouts, news=News(ledger, self.capacity, self.fleet, self.images, self.nodes),
+            nodes=self.nodes, starts=Starts(self.nodes, self.dispatch, self.capacity, self.fleet),
         )  # fmt: skip
         self.deploy = Deploy(
             store=store, ledger=ledger, blobs=FakeBlobs(), builder=self.builder, reconcile=self.reconcile,
-            rollouts=rollouts, fleet=self.fleet, catalogue=[S],
+            rollouts=rollouts, fleet=self.fleet, nodes=self.nodes,
         )  # fmt: skip
         self.apps = Apps(
-            ledger=ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=self.fleet, catalogue=[S]
+            ledger=ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=self.fleet, nodes=self.nodes
         )
         self.revisions = Revisions(
             store=store, ledger=ledger, reconcile=self.reconcile, rollouts=rollouts, fleet=self.fleet,

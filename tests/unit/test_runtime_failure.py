@@ -116,10 +116,10 @@ def test_any_other_failure_names_the_failing_line() -> None:
 
 def test_settings_ignore_what_they_do_not_know() -> None:
     text = b'{"runner_id":"1","app":"a","revision":"r","payload":"p","manifest_json":"{}","own":"/o","work":"/w",'
-    text += b'"host_pid":1,"buffers":["b"],"tomorrow":1,"machine_type":"GPU-H100","persistent_dir":null}'
+    text += b'"host_pid":1,"buffers":["b"],"tomorrow":1,"devices":["GPU-1"],"persistent_dir":null}'
     settings = Settings.from_json(text)
     assert (settings.buffers, settings.persistent_dir, settings.site) == (("b",), "", "/o/site")
-    assert settings.has_gpu
+    assert settings.devices == ("GPU-1",)
 
 
 def test_descriptors_come_by_name() -> None:

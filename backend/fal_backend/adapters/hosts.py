@@ -28,11 +28,12 @@ from fal_backend.ports import (
     ZygoteOrder,
 )
 from fal_notebook.runtime.hostproto import PROTO, Decoder, ProtocolError, encode_frame, pick_version
+from fal_notebook.runtime.inventory import LOCAL
 
 __all__ = ["LOCAL_NODE", "HostUnreachableError", "Hosts"]
 
-LOCAL_NODE = "local"
-"""Name of the node that the backend itself runs on."""
+LOCAL_NODE = LOCAL
+"""Name of the node that the backend itself runs on, where none is declared."""
 
 _ANSWER_S = 15.0
 _CONNECT_S = 5.0
@@ -131,7 +132,7 @@ class Hosts:
         self._leader = 0
         self._wires: dict[str, _Wire] = {}
         self._nodes: dict[str, str] = {}
-        self._memory: dict[str, int] = {}
+        self._memory: dict[str, dict[str, int]] = {}
         self._beats: dict[str, float] = {}
         self._on_news: Callable[[HostNews], None] = lambda _news: None
 
@@ -163,6 +164,8 @@ class Hosts:
         self._nodes[order.runner_id] = node
         answer = await self._wire(node).ask({"t": "start", "order": asdict(order)})
         if answer["t"] == "refused":
+            # A place that is taken after all says nothing against the App: another one is looked for.
+            reason = "conflict" if answer.get("code") == "conflict" else "refused"
             error = {
                 "code": "runner.refused",
                 "message": f"the runner host of node {node!r} refused to start it: {answer.get('reason')}",
@@ -171,7 +174,7 @@ class Hosts:
                 "traceback": None,
                 "details": {"host_code": answer.get("code")},
             }
-            self._tell_ended(node, order.runner_id, order.epoch, "refused", error)
+            self._tell_ended(node, order.runner_id, order.epoch, reason, error)
 
     async def stop(self, runner_id: str, *, grace_s: float, reason: str) -> None:
         """SIGTERM, then SIGKILL after grace_s. Raises: HostUnreachableError."""
@@ -184,8 +187,8 @@ class Hosts:
     async def ack(self, runner_ids: Sequence[str]) -> None:
         """Exit records of these runners are stored; the hosts may forget them."""
         for runner_id in runner_ids:
-            self._nodes.pop(runner_id, None)
-            self._memory.pop(runner_id, None)
+            node = self._nodes.pop(runner_id, None)
+            self._memory.get(node or "", {}).pop(runner_id, None)
         for wire in list(self._wires.values()):
             # Not told now, it is told again: the record comes back with the next hello.
             with contextlib.suppress(HostUnreachableError):
@@ -196,7 +199,7 @@ class Hosts:
 
         Raises: HostUnreachableError when the host cannot be reached or goes away.
         """
-        node = self._node_of(runner_id)
+        node = self._nodes.get(runner_id) or next(iter(self._sockets))
         try:
             wire = await _Wire.connect(self._sockets[node])
         except (OSError, TimeoutError) as error:
@@ -222,17 +225,24 @@ class Hosts:
 
     def runner_memory(self) -> dict[str, int]:
         """Last known private memory of each runner in bytes."""
-        return dict(self._memory)
+        return {runner_id: used for rows in self._memory.values() for runner_id, used in rows.items()}
+
+    async def gpu_use(self, node: str, uuids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return {uuid: {used_mb, pids: {pid: runner id or None}}}. Raises: HostUnreachableError."""
+        answer = await self._wire(node).ask({"t": "gpu.verify", "uuids": list(uuids)})
+        found: dict[str, dict[str, Any]] = answer.get("gpus", {})
+        return found
 
     def heartbeats(self) -> dict[str, float]:
         """`time.monotonic()` of when each runner's process was last seen alive and not stopped by a signal."""
         return dict(self._beats)
 
-    def _hear_beats(self, stopped: set[str]) -> None:
-        now = time.monotonic()
-        before, self._beats = self._beats, {}
-        for runner_id in self._memory:
-            self._beats[runner_id] = before.get(runner_id, 0.0) if runner_id in stopped else now
+    def _hear_stats(self, node: str, message: dict[str, Any]) -> None:
+        now, stopped = time.monotonic(), set(message.get("stopped", ()))
+        self._memory[node] = {str(k): int(v) for k, v in message["memory"].items()}
+        before, living = self._beats, self.runner_memory()
+        self._beats = {runner_id: before.get(runner_id, 0.0) for runner_id in living}
+        self._beats |= {runner_id: now for runner_id in self._memory[node] if runner_id not in stopped}
 
     def _hello(self, *, news: bool) -> dict[str, Any]:
         return {
@@ -258,30 +268,28 @@ class Hosts:
                 self._nodes[str(message["runner_id"])] = node
                 self._on_news(_state(node, message))
             case "exited":
-                self._memory.pop(str(message["runner_id"]), None)
+                self._memory.get(node, {}).pop(str(message["runner_id"]), None)
                 self._on_news(_exited(node, message))
             case "stats":
-                self._memory = {str(k): int(v) for k, v in message["memory"].items()}
-                self._hear_beats(set(message.get("stopped", ())))
+                self._hear_stats(node, message)
             case other:
                 log.warning("host.unknown_message", node=node, type=other)
 
     async def _end(self, message: dict[str, Any]) -> None:
         runner_id = str(message["runner_id"])
-        node = self._node_of(runner_id)
-        answer = await self._wire(node).ask(message)
-        if not answer.get("known", True):
+        known = self._nodes.get(runner_id)
+        # One that was never seen may be anywhere: all are asked.
+        nodes = [known] if known is not None else list(self._sockets)
+        answers = [await self._wire(node).ask(message) for node in nodes]
+        if not any(answer.get("known", True) for answer in answers):
             # It never got there, or its record was acknowledged: either way it is not running.
-            self._tell_ended(node, runner_id, 0, "exited", None)
+            self._tell_ended(nodes[0], runner_id, 0, "exited", None)
 
     def _tell_ended(
         self, node: str, runner_id: str, epoch: int, reason: str, error: dict[str, Any] | None
     ) -> None:
         at = time.time_ns() // 1000
         self._on_news(HostExited(node, runner_id, epoch, None, None, at, reason=reason, error=error))
-
-    def _node_of(self, runner_id: str) -> str:
-        return self._nodes.get(runner_id) or next(iter(self._sockets))
 
     def _wire(self, node: str) -> _Wire:
         wire = self._wires.get(node)
@@ -367,6 +375,7 @@ class _Contact:
                 boot_id=self._boot_id,
                 runners=tuple(_state(self._node, row) for row in welcome["runners"]),
                 exited=tuple(_exited(self._node, message) for message in exited),
+                inventory=dict(welcome.get("inventory") or {}),
             )
         )
         for message in later:
@@ -375,6 +384,7 @@ class _Contact:
     def _lose(self) -> None:
         if self._boot_id is not None:
             self._boot_id = None
+            self._hosts._memory.pop(self._node, None)
             self._hosts._on_news(HostLost(self._node))
 
 
@@ -390,6 +400,7 @@ def _state(node: str, row: Mapping[str, Any]) -> HostState:
         start_reason=row.get("start_reason"),
         socket=row.get("socket"),
         control=row.get("control"),
+        tier=row.get("tier"),
     )
 
 

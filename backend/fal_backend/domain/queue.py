@@ -7,7 +7,8 @@ tries, which no longer counts while a runner has the request. Times are integer 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
@@ -126,6 +127,9 @@ class Dropped:
 class Tick:
     """Time has passed."""
 
+    short: Mapping[str, str] = field(default_factory=dict)
+    """Why runners find no place now, by app."""
+
 
 RequestEvent = Claim | Ended | Returned | Beat | Cancel | Dropped | Tick
 
@@ -152,7 +156,7 @@ def step(row: Request, event: RequestEvent, now: int) -> Request:
         case Dropped():
             return _dropped(row, now)
         case Tick():
-            return _tick(row, now)
+            return _tick(row, now, event.short.get(row.app))
         case _:
             assert_never(event)
 
@@ -256,14 +260,22 @@ def _dropped(row: Request, now: int) -> Request:
     return _done(row, Outcome(404, None, f"Application '{alias}' not found"), now)
 
 
-def _tick(row: Request, now: int) -> Request:
+def _tick(row: Request, now: int, short_of: str | None) -> Request:
     if row.state == RequestState.LEASED:
         return row
     if row.start_deadline is not None and now >= row.start_deadline:
-        return _done(row, _TOO_LATE_USER if row.deadline_by_caller else _TOO_LATE_APP, now)
+        return _done(row, _too_late(row, short_of), now)
     if row.state == RequestState.DELAYED and (row.not_before is None or now >= row.not_before):
         return replace(row, state=RequestState.QUEUED.value, not_before=None)
     return row
+
+
+def _too_late(row: Request, short_of: str | None) -> Outcome:
+    if row.deadline_by_caller:
+        return _TOO_LATE_USER
+    if short_of is None:
+        return _TOO_LATE_APP
+    return Outcome(503, "runner_scheduling_failure", f"No runner could be started: {short_of}")
 
 
 def _done(row: Request, outcome: Outcome, now: int) -> Request:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fal_backend.domain.records_machines import Lease
 from fal_backend.domain.records_secrets import DataKey, Environment, Secret
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FileState",
     "Image",
     "ImageState",
+    "Lease",
     "Named",
     "Node",
     "Record",
@@ -456,6 +458,7 @@ Named = (
     | Alias
     | Deployment
     | Node
+    | Lease
     | Runner
     | Session
     | Attempt

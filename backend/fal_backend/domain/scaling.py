@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 from fal_notebook.wire import ScaleSpec
 
-__all__ = ["CRASH_LIMIT", "Crashes", "Idle", "after_crash", "branch_scale", "desired", "spare"]
+__all__ = [
+    "CRASH_LIMIT",
+    "Crashes",
+    "Decision",
+    "Idle",
+    "Snapshot",
+    "after_crash",
+    "branch_scale",
+    "decide",
+    "desired",
+    "spare",
+]
 
 CRASH_LIMIT = 3
 """Failed starts in a row after which callers are told at once."""
@@ -34,6 +45,73 @@ class Idle:
     runner: str
     since: float
     """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What scaling is decided on: one revision at one moment."""
+
+    running: int
+    """Calls in flight."""
+    waiting: int
+    oldest_wait_s: float
+    pending: tuple[str, ...] = ()
+    """Runners that wait for a place, oldest first."""
+    coming: int = 0
+    """Runners that have a place and are not ready."""
+    ready: int = 0
+    idle: tuple[Idle, ...] = ()
+    """Of the ready ones, those without calls."""
+    crashes: Crashes | None = None
+
+    @property
+    def up(self) -> int:
+        """Runners that take calls or will."""
+        return len(self.pending) + self.coming + self.ready
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done for a revision now."""
+
+    start: int = 0
+    withdraw: tuple[str, ...] = ()
+    """Runners that wait for a place and are not needed any more."""
+    drain: tuple[str, ...] = ()
+    """Idle runners that may go."""
+    is_hopeless: bool = False
+    """Its starts crash, and its callers should be told."""
+    again_s: float | None = None
+    """When time alone may change this."""
+
+
+def decide(scale: ScaleSpec, seen: Snapshot, now: float) -> Decision:
+    """Return what brings a revision's runners to what its calls need; the same snapshot, the same decision.
+
+    now: monotonic seconds, as in the snapshot.
+    """
+    need = desired(scale, running=seen.running, waiting=seen.waiting, oldest_wait_s=seen.oldest_wait_s)
+    delay = float(scale.scaling_delay or 0)
+    again_s = delay - seen.oldest_wait_s if seen.waiting and seen.oldest_wait_s < delay else None
+    if need > seen.up:
+        return _grow(seen, need - seen.up, again_s, now)
+    keep_alive_s = float(scale.keep_alive or 0)
+    return Decision(
+        withdraw=seen.pending[len(seen.pending) - min(len(seen.pending), seen.up - need) :],
+        drain=tuple(spare(seen.idle, keep=need, up=seen.ready, keep_alive_s=keep_alive_s, now=now)),
+        again_s=again_s,
+    )
+
+
+def _grow(seen: Snapshot, count: int, again_s: float | None, now: float) -> Decision:
+    crashes = seen.crashes
+    if crashes is None:
+        return Decision(start=count, again_s=again_s)
+    if now < crashes.next_at:
+        is_hopeless = crashes.count >= CRASH_LIMIT and seen.waiting > 0
+        return Decision(is_hopeless=is_hopeless, again_s=crashes.next_at - now)
+    # One at a time until a start goes well again.
+    return Decision(start=0 if seen.up else 1, again_s=again_s)
 
 
 def desired(scale: ScaleSpec, *, running: int, waiting: int, oldest_wait_s: float) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import replace
 
 from fal_backend.domain import rollout
@@ -14,9 +13,10 @@ from fal_backend.services.capacity import UP, Capacity, scale_of
 from fal_backend.services.deploy import Author
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import AppKey, Draft, Ledger, app_key, revisions_of
+from fal_backend.services.nodes import Nodes
 from fal_backend.services.reconcile import Reconcile
-from fal_notebook.errors import DeployError, MachineError, NotFoundError, UsageError
-from fal_notebook.wire import DeploymentState, MachineType, ScaleSpec, Strategy
+from fal_notebook.errors import DeployError, NotFoundError, UsageError
+from fal_notebook.wire import DeploymentState, ScaleSpec, Strategy
 
 __all__ = ["Apps"]
 
@@ -31,13 +31,13 @@ class Apps:
         reconcile: Reconcile,
         capacity: Capacity,
         fleet: Fleet,
-        catalogue: Sequence[MachineType],
+        nodes: Nodes,
     ) -> None:
         self._ledger = ledger
         self._reconcile = reconcile
         self._capacity = capacity
         self._fleet = fleet
-        self._catalogue = catalogue
+        self._nodes = nodes
 
     async def scale(self, account: str, app: str, changes: ScaleSpec) -> None:
         """Change the settings that are given, of the app and so of every later revision that inherits them.
@@ -48,14 +48,8 @@ class Apps:
         given = frozenset(changes.model_fields_set)
         if not given:
             raise UsageError("Nothing to change.", fix="Give at least one setting.", code="usage.scale")
-        self._check_machines(changes.machine_types or [])
+        self._nodes.check_names(changes.machine_types or [])
         await self._reconcile.submit(lambda draft: self._scale(draft, (account, app), changes, given))
-
-    def _check_machines(self, names: list[str]) -> None:
-        known = [machine.name for machine in self._catalogue]
-        for name in names:
-            if name not in known:
-                raise MachineError(f"There is no machine type `{name}`.", fix=f"Types: {', '.join(known)}.")
 
     def _scale(self, draft: Draft, key: AppKey, changes: ScaleSpec, given: frozenset[str]) -> None:
         alias = _need(draft, key)

@@ -11,27 +11,24 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from fal_backend.domain import runner as machine
-from fal_backend.domain.placement import choose
 from fal_backend.domain.records import Alias, Revision, Runner, RunnerPhase
 from fal_backend.domain.scaling import (
-    CRASH_LIMIT,
     Crashes,
     Idle,
+    Snapshot,
     after_crash,
     branch_scale,
-    desired,
-    spare,
+    decide,
 )
 from fal_backend.services.dispatch import Dispatch, Load
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import Draft, Ledger, app_key, revisions_of
-from fal_notebook.errors import MachineError
-from fal_notebook.wire import MachineType, ScaleSpec
+from fal_notebook.wire import ScaleSpec
 
 __all__ = ["UP", "Capacity", "scale_of"]
 
@@ -46,18 +43,13 @@ _SHORT_LIFE = 2 * _SECOND
 class Capacity:
     """Decides over the number of runners of each revision that serves."""
 
-    def __init__(
-        self, ledger: Ledger, dispatch: Dispatch, fleet: Fleet, catalogue: Sequence[MachineType]
-    ) -> None:
+    def __init__(self, ledger: Ledger, dispatch: Dispatch, fleet: Fleet) -> None:
         self._ledger = ledger
         self._dispatch = dispatch
         self._fleet = fleet
-        self._catalogue = catalogue
         self._crashes: dict[str, Crashes] = {}
         self._hungry: set[str] = set()
         self._alarms: dict[str, asyncio.TimerHandle] = {}
-        self.node: tuple[str, int] | None = None
-        """(name, epoch) of the node that can take runners; None while no host is there."""
         self.is_open = False
         """True once the runners of before are adopted."""
         self.wake: Callable[[str], None] = lambda revision: None
@@ -124,22 +116,68 @@ class Capacity:
             self._hungry.discard(revision)
         if row is None or not self.is_open:
             return
-        for one in draft.live_of(revision):
-            if one.phase == RunnerPhase.PENDING:
-                self._place(draft, one)
         alias = draft.alias(app_key(row))
         if alias is not None and revision in revisions_of(alias):
             self._scale(draft, row, self.settings(draft, row), load)
 
     def _scale(self, draft: Draft, revision: Revision, scale: ScaleSpec, load: Load) -> None:
-        up = [one for one in draft.live_of(revision.id) if one.phase in UP]
-        need = desired(scale, running=load.running, waiting=load.waiting, oldest_wait_s=load.oldest_wait_s)
-        if need > len(up):
-            self._grow(draft, revision, need - len(up), load)
-        else:
-            self._shrink(draft, up, need, scale, load)
-        if load.waiting and scale.scaling_delay and load.oldest_wait_s < scale.scaling_delay:
-            self._alarm(revision.id, scale.scaling_delay - load.oldest_wait_s)
+        decision = decide(scale, self._snapshot(draft, revision.id, load), time.monotonic())
+        for runner_id in decision.withdraw:
+            self.apply(draft, draft.need(Runner, runner_id), machine.Drain("not_needed", draft.now, 0))
+        for runner_id in decision.drain:
+            self._let_go(draft, draft.need(Runner, runner_id), "idle", scale)
+        for _ in range(decision.start):
+            self.start(draft, revision)
+        crashes = self._crashes.get(revision.id)
+        if decision.is_hopeless and crashes is not None:
+            draft.then(lambda: self._fail_waiters(revision.id, crashes))
+        if decision.again_s is not None:
+            self._alarm(revision.id, decision.again_s)
+
+    def _snapshot(self, draft: Draft, revision: str, load: Load) -> Snapshot:
+        up = [one for one in draft.live_of(revision) if one.phase in UP]
+        pending = sorted(
+            (one for one in up if one.phase == RunnerPhase.PENDING), key=lambda one: one.created_at
+        )
+        ready = [one for one in up if one.phase == RunnerPhase.READY]
+        return Snapshot(
+            running=load.running,
+            waiting=load.waiting,
+            oldest_wait_s=load.oldest_wait_s,
+            pending=tuple(one.id for one in pending),
+            coming=len(up) - len(pending) - len(ready),
+            ready=len(ready),
+            idle=tuple(_idle(ready, load)),
+            crashes=self._crashes.get(revision),
+        )
+
+    def evictable(self, draft: Draft) -> list[tuple[Runner, float]]:
+        """Return (runner without calls, seconds idle) of each that its app's floor allows to end."""
+        found: list[tuple[Runner, float]] = []
+        by_revision: dict[str, list[Runner]] = {}
+        for one in draft.live():
+            if one.phase == RunnerPhase.READY:
+                by_revision.setdefault(one.revision, []).append(one)
+        for id, ready in by_revision.items():
+            revision = draft.need(Revision, id)
+            alias = draft.alias(app_key(revision))
+            floor = 0
+            if alias is not None and alias.revision == id:
+                floor = _floor(scale_of(alias.scale_json))
+            idle = sorted(_idle(ready, self._dispatch.load(id)), key=lambda one: one.since)
+            now = time.monotonic()
+            spared = idle[: max(0, len(ready) - floor)]
+            found.extend((draft.need(Runner, one.runner), now - one.since) for one in spared)
+        return found
+
+    def evict(self, draft: Draft, row: Runner) -> None:
+        """End an idle runner because another app has none."""
+        self._let_go(draft, row, "evicted", self.settings(draft, draft.need(Revision, row.revision)))
+
+    def _let_go(self, draft: Draft, row: Runner, reason: str, scale: ScaleSpec) -> None:
+        grace = int(self._fleet.stop_grace_s(row) * _SECOND)
+        deadline = draft.now + (scale.request_timeout or 3600) * _SECOND
+        self.apply(draft, row, machine.Drain(reason, deadline, grace))
 
     def settings(self, draft: Draft, revision: Revision) -> ScaleSpec:
         """Return what holds for a revision's runners: what its alias, or the deployment that is under way, says."""
@@ -156,11 +194,7 @@ class Capacity:
         return code
 
     def start(self, draft: Draft, revision: Revision) -> None:
-        """Add one runner of a revision.
-
-        Raises: MachineError for a machine type that the catalogue does not know.
-        """
-        spec = self._fleet.spec_of(revision)
+        """Add one runner of a revision; `Starts` finds a place for it, or says what is missing."""
         settings = self.settings(draft, revision)
         row = Runner(
             id=f"r-{secrets.token_hex(6)}",
@@ -170,14 +204,15 @@ class Capacity:
             node="",
             epoch=0,
             phase=RunnerPhase.PENDING.value,
-            machine_type=(settings.machine_types or spec.machine_types)[0],
+            machine_type=(settings.machine_types or self._fleet.spec_of(revision).machine_types)[0],
             created_at=draft.now,
             deadline=0,
-            secrets_json=self._fleet.stamps_of(revision.account, revision.app, spec.secrets),
             width=settings.max_multiplexing,
+            secrets_json=self._fleet.stamps_of(
+                revision.account, revision.app, self._fleet.spec_of(revision).secrets
+            ),
         )
         draft.change(row)
-        self._place(draft, row)
 
     def forget(self, revision: str) -> None:
         """Drop what is kept for a revision that serves no more."""
@@ -186,52 +221,6 @@ class Capacity:
         alarm = self._alarms.pop(revision, None)
         if alarm is not None:
             alarm.cancel()
-
-    def _place(self, draft: Draft, row: Runner) -> None:
-        revision = draft.need(Revision, row.revision)
-        spec, settings = self._fleet.spec_of(revision), self.settings(draft, revision)
-        event: machine.RunnerEvent
-        try:
-            found = choose(settings.machine_types or spec.machine_types, self._catalogue)
-        except MachineError as error:
-            event = machine.NoCapacity(error.message)
-        else:
-            startup = (settings.startup_timeout or 600) * _SECOND
-            if self.node is None:
-                event = machine.NoCapacity("the runner host is starting")
-            else:
-                event = machine.Placed(*self.node, found.name, draft.now + startup)
-        self.apply(draft, row, event)
-
-    def _grow(self, draft: Draft, revision: Revision, count: int, load: Load) -> None:
-        crashes = self._crashes.get(revision.id)
-        if crashes is not None and time.monotonic() < crashes.next_at:
-            if crashes.count >= CRASH_LIMIT and load.waiting:
-                draft.then(lambda: self._fail_waiters(revision.id, crashes))
-            self._alarm(revision.id, crashes.next_at - time.monotonic())
-            return
-        if crashes is not None:
-            # One at a time until a start goes well again.
-            count = 1 if not any(one.phase in UP for one in draft.live_of(revision.id)) else 0
-        for _ in range(count):
-            self.start(draft, revision)
-
-    def _shrink(self, draft: Draft, up: list[Runner], need: int, scale: ScaleSpec, load: Load) -> None:
-        ready = [one for one in up if one.phase == RunnerPhase.READY]
-        loads = (load.runners.get(one.id) for one in ready)
-        idle = [
-            Idle(one.runner_id, one.idle_since)
-            for one in loads
-            if one is not None and one.idle_since is not None
-        ]
-        keep_alive_s = float(scale.keep_alive or 0)
-        for runner_id in spare(
-            idle, keep=need, up=len(ready), keep_alive_s=keep_alive_s, now=time.monotonic()
-        ):
-            row = draft.need(Runner, runner_id)
-            grace = int(self._fleet.stop_grace_s(row) * _SECOND)
-            drain = machine.Drain("idle", draft.now + (scale.request_timeout or 3600) * _SECOND, grace)
-            self.apply(draft, row, drain)
 
     def _fail_waiters(self, revision: str, crashes: Crashes) -> None:
         error = json.loads(crashes.error_json) if crashes.error_json else {}
@@ -264,6 +253,13 @@ def scale_of(scale_json: str) -> ScaleSpec:
             _scales.clear()
         found = _scales[scale_json] = ScaleSpec.model_validate_json(scale_json)
     return found
+
+
+def _idle(ready: Iterable[Runner], load: Load) -> list[Idle]:
+    loads = (load.runners.get(one.id) for one in ready)
+    return [
+        Idle(one.runner_id, one.idle_since) for one in loads if one is not None and one.idle_since is not None
+    ]
 
 
 def _floor(scale: ScaleSpec) -> int:

@@ -26,6 +26,7 @@ from fal_backend.services.capacity import Capacity, scale_of
 from fal_backend.services.dispatch import Dispatch, Load
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import AppKey, Ledger
+from fal_backend.services.nodes import Nodes
 from fal_backend.services.views import deployment_view, error_of, moment, runner_state, runner_view, urls
 from fal_notebook.errors import NotFoundError
 from fal_notebook.wire import (
@@ -60,16 +61,21 @@ class Catalog:
         dispatch: Dispatch,
         capacity: Capacity,
         fleet: Fleet,
-        machines: Sequence[MachineType],
+        nodes: Nodes,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._dispatch = dispatch
         self._capacity = capacity
         self._fleet = fleet
-        self.machines = list(machines)
+        self._nodes = nodes
         self.stale_of: Callable[[Runner], list[str]] = lambda row: []
         """Asked for the secrets that a runner does not have as they are now."""
+
+    @property
+    def machines(self) -> list[MachineType]:
+        """The machine catalogue with what of it is here now."""
+        return self._nodes.types()
 
     # ---- apps ----------------------------------------------------------------------------------------------
     async def apps(

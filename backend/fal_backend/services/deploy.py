@@ -13,14 +13,14 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
 
 from fal_backend.domain import rollout
 from fal_backend.domain.environments import unknown_environment
-from fal_backend.domain.placement import choose, known
+from fal_backend.domain.plan import fingerprint
 from fal_backend.domain.records import (
     Alias,
     Bundle,
@@ -42,21 +42,21 @@ from fal_backend.ports import Blobs, Builder, BuildSpec, OpClass, Store
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import image_row
 from fal_backend.services.ledger import AppKey, Draft, Ledger
+from fal_backend.services.nodes import Nodes
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
-from fal_notebook.errors import AppError, BundleError, NotFoundError, UsageError
+from fal_notebook.errors import AppError, BundleError, ConflictError, NotFoundError, UsageError
 from fal_notebook.wire import (
     AuthMode,
     BundleManifest,
     DeploymentState,
     DeployRequest,
-    MachineType,
     ScaleSpec,
     Strategy,
 )
 from fal_notebook.wire_secrets import MAIN, full_alias
 
-__all__ = ["NOBODY", "Author", "Deploy", "Outcome", "settled"]
+__all__ = ["NOBODY", "Author", "Deploy", "Forecast", "Outcome", "settled", "stale_plan"]
 
 log = structlog.get_logger()
 
@@ -100,6 +100,48 @@ class _Plan:
         return (self.account, self.app)
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a request would lead to, judged now; nothing was written."""
+
+    request: DeployRequest
+    app: str
+    """Full alias."""
+    build: BuildSpec
+    alias: Alias | None
+    current: Revision | None
+    """What the alias points to."""
+    revision: Revision
+    """As it would be; its id is not kept."""
+    auth: AuthMode
+    scale: ScaleSpec
+    changed: bool
+
+    @property
+    def mark(self) -> str:
+        """Names all that the outcome depends on: equal marks, equal outcomes."""
+        request, alias = self.request, self.alias
+        return fingerprint(
+            app=self.app,
+            alias=None
+            if alias is None
+            else [alias.id, alias.revision, alias.version, alias.auth, alias.scale_json],
+            bundle=self.revision.bundle,
+            image=self.revision.image,
+            spec=self.revision.spec_json,
+            secrets=self.revision.secrets_json,
+            auth=self.auth.value,
+            scale=self.scale.model_dump(),
+            act=[
+                request.strategy.value,
+                request.detach,
+                request.reset_scale,
+                request.no_cache,
+                request.force,
+            ],
+        )
+
+
 class Deploy:
     """See the module."""
 
@@ -113,7 +155,7 @@ class Deploy:
         reconcile: Reconcile,
         rollouts: Rollouts,
         fleet: Fleet,
-        catalogue: Sequence[MachineType],
+        nodes: Nodes,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -122,20 +164,34 @@ class Deploy:
         self._reconcile = reconcile
         self._rollouts = rollouts
         self._fleet = fleet
-        self._catalogue = catalogue
+        self._nodes = nodes
         self.on_revision: Callable[[AppKey], None] = lambda key: None
         """Told of each app that got another revision."""
 
-    async def deploy(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Outcome:
+    def forecast(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Forecast:
+        """Return what `deploy` would do with this request now, and do nothing.
+
+        Raises: as `deploy`.
+        """
+        plan = self._plan(request, account, author)
+        alias = self._ledger.alias(plan.key)
+        current = self._ledger.get(Revision, alias.revision) if alias is not None else None
+        return self._judge(plan, alias, current, _now(), self._ledger.open_of_app(plan.key))
+
+    async def deploy(
+        self, request: DeployRequest, account: str, author: Author = NOBODY, *, mark: str | None = None
+    ) -> Outcome:
         """Begin a deployment, or find that there is nothing to do.
 
-        Raises: AppError, UsageError, DeployError, MachineError, BundleError, RequirementsError, NotFoundError.
+        mark: of the forecast that was agreed to; another outcome is refused.
+        Raises: AppError, UsageError, DeployError, MachineError, BundleError, RequirementsError, NotFoundError,
+        ConflictError `deploy.plan_stale`.
         """
         plan = self._plan(request, account, author)
         manifest_json = request.manifest.model_dump_json()
         bundle = Bundle(plan.bundle, account, request.manifest.payload_sha256, manifest_json, _now())
         await self._store.write(lambda tx: tx.put(bundle), OpClass.ACCEPT)
-        outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan))
+        outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan, mark))
         row = self._ledger.get(Deployment, outcome.deployment.id) or outcome.deployment
         if outcome.changed:
             self.on_revision(plan.key)
@@ -192,7 +248,7 @@ class Deploy:
         if request.ephemeral:
             name = dev_alias(name, request.dev_suffix or secrets.token_hex(3))
         app = full_alias(name, self._checked_environment(account, request.environment))
-        self._check_machine(request)
+        self._nodes.check(spec, may_wait=_may_wait(request))
         _check_detach(request)
         annotations_json = checked_annotations(request.annotations)
         build = self._builder.plan(spec.requirements, spec.python_version, manifest.versions)
@@ -215,12 +271,6 @@ class Deploy:
             raise NotFoundError("The session has ended.", fix="Open a new one.", code="session.not_found")
         return session.id
 
-    def _check_machine(self, request: DeployRequest) -> None:
-        if request.strategy == Strategy.RECREATE and not request.ephemeral:
-            known(request.spec.machine_types, self._catalogue)
-        else:
-            choose(request.spec.machine_types, self._catalogue)
-
     def _check_blobs(self, manifest: BundleManifest) -> None:
         missing = [one for one in [manifest.payload_sha256, *manifest.buffers] if not self._blobs.has(one)]
         if missing:
@@ -232,31 +282,56 @@ class Deploy:
             )
 
     # ---- decisions -----------------------------------------------------------------------------------------
-    def _begin(self, draft: Draft, plan: _Plan) -> Outcome:
+    def _begin(self, draft: Draft, plan: _Plan, mark: str | None) -> Outcome:
         request = plan.request
         if plan.session is not None and draft.get(Session, plan.session) is None:
             raise NotFoundError("The session has ended.", code="session.not_found")
+        self._check_environment_in(draft, plan)
         alias = draft.alias(plan.key)
+        current = draft.get(Revision, alias.revision) if alias is not None else None
+        found = self._judge(plan, alias, current, draft.now, draft.open_of_app(plan.key))
+        if mark is not None and found.mark != mark:
+            raise stale_plan(plan.app)
+        if alias is not None and not found.changed:
+            return Outcome(self._current(draft, plan.key, alias), changed=False)
+        image = draft.get(Image, plan.build.hash)
+        if image is None:
+            draft.change(image_row(plan.build, draft.now))
+        draft.change(found.revision)
+        # Without an app before it there is nothing that could go on meanwhile. Source: fal, "Rollout Strategies".
+        detach = request.detach and alias is not None
+        deployment = _deployment(
+            plan, found.revision, found.auth.value, found.scale, draft.now, detach=detach
+        )
+        draft.change(deployment)
+        return Outcome(deployment, changed=True)
+
+    def _judge(
+        self,
+        plan: _Plan,
+        alias: Alias | None,
+        current: Revision | None,
+        now: int,
+        under_way: Iterable[Deployment],
+    ) -> Forecast:
+        """Return what a checked request leads to, given what there is."""
+        request = plan.request
         scale = effective_scale(
             request.spec.scale, alias, ephemeral=request.ephemeral, reset=request.reset_scale
         )
         auth = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
-        self._check_environment_in(draft, plan)
-        revision = _revision(plan, auth, scale, draft.now, self._stamps(plan))
-        if alias is not None and not (request.force or request.no_cache or request.ephemeral):
-            current = draft.get(Revision, alias.revision)
-            is_moving = any(rollout.is_before_switch(row) for row in draft.open_of_app(plan.key))
-            if current is not None and not is_moving and is_same(alias, current, revision, auth, scale):
-                return Outcome(self._current(draft, plan.key, alias), changed=False)
-        image = draft.get(Image, plan.build.hash)
-        if image is None:
-            draft.change(image_row(plan.build, draft.now))
-        draft.change(revision)
-        # Without an app before it there is nothing that could go on meanwhile. Source: fal, "Rollout Strategies".
-        detach = request.detach and alias is not None
-        deployment = _deployment(plan, revision, auth.value, scale, draft.now, detach=detach)
-        draft.change(deployment)
-        return Outcome(deployment, changed=True)
+        self._nodes.check(request.spec, scale, may_wait=_may_wait(request))
+        revision = _revision(plan, auth, scale, now, self._stamps(plan))
+        is_asked = request.force or request.no_cache or request.ephemeral
+        is_moving = any(rollout.is_before_switch(row) for row in under_way)
+        changed = (
+            alias is None
+            or current is None
+            or is_asked
+            or is_moving
+            or not is_same(alias, current, revision, auth, scale)
+        )
+        return Forecast(request, plan.app, plan.build, alias, current, revision, auth, scale, changed)
 
     def _check_environment_in(self, draft: Draft, plan: _Plan) -> None:
         """Refuse an environment that was deleted since the request was checked."""
@@ -299,6 +374,15 @@ def settled(alias: Alias, revision: str) -> Deployment:
     )
 
 
+def stale_plan(app: str) -> ConflictError:
+    """Return the refusal of a plan that was made against another production."""
+    return ConflictError(
+        f'The plan for "{app}" is out of date: something changed since it was made.',
+        fix="Check again.",
+        code="deploy.plan_stale",
+    )
+
+
 def _bundle_id(account: str, manifest: BundleManifest) -> str:
     # The same class for other versions is another bundle: the runner checks them before it unpickles.
     parts = [
@@ -308,6 +392,11 @@ def _bundle_id(account: str, manifest: BundleManifest) -> str:
         json.dumps(manifest.versions, sort_keys=True),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _may_wait(request: DeployRequest) -> bool:
+    """True when a deployment may succeed before any runner has a place."""
+    return request.strategy == Strategy.RECREATE and not request.ephemeral
 
 
 def _check_detach(request: DeployRequest) -> None:
@@ -330,12 +419,12 @@ def _revision(plan: _Plan, auth: AuthMode, scale: ScaleSpec, now: int, secrets_j
         message=request.message,
         notebook=request.notebook,
         cell_json=cell.model_dump_json() if cell is not None else None,
-        secrets_json=secrets_json,
         author=plan.author.nickname,
         author_key=plan.author.key_id,
         annotations_json=plan.annotations_json,
         scale_json=scale.model_dump_json(),
         auth=auth.value,
+        secrets_json=secrets_json,
     )
 
 

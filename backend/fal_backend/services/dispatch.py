@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 from zlib import crc32
@@ -260,6 +260,7 @@ class Dispatch:
         self._routes: dict[bytes, Route] = {}
         self._lanes: dict[str, Lane] = {}
         self._doors: dict[str, Door] = {}
+        self._short: dict[str, str] = {}
         self._born = 0
         self.tallies = Tallies()
         self.on_dropped: Callable[[str], None] = lambda key: None
@@ -497,6 +498,23 @@ class Dispatch:
         if lane is not None:
             self._fail(list(lane.direct), Refusal(status, detail, error_type))
 
+    def explain(self, short: Mapping[str, str]) -> None:
+        """Note why runners of these revisions, and of no others, find no place: whoever waits too long is told."""
+        self._short = dict(short)
+
+    def short_of(self, revision: str) -> str | None:
+        """Return why no runner of a revision finds a place; None when none looks for one."""
+        return self._short.get(revision)
+
+    def short_apps(self) -> dict[str, str]:
+        """Return why runners find no place, by app."""
+        routes = self._routes.values() if self._short else ()
+        return {
+            route.key: self._short[route.info.revision]
+            for route in routes
+            if route.info.revision in self._short
+        }
+
     # Views
 
     def load(self, revision: str) -> Load:
@@ -590,6 +608,10 @@ class Dispatch:
             waiter.turn.set_result(result)
 
     def _expire(self, waiter: Waiter, failure: Failure) -> None:
+        short = self._short.get(waiter.route.lane.revision)
+        if failure == Failure.STARTUP_TIMEOUT and short is not None:
+            self._fail([waiter], Refusal(503, f"No runner could be started: {short}", "runner_scheduling_failure"))
+            return
         self._fail([waiter], refusal_of(failure)[0])
 
     def _fail(self, waiters: list[Waiter], refusal: Refusal) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterable
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from fal_backend.domain.runner import Effect
 from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store, ZygoteOrder
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.ledger import Ledger
+from fal_backend.services.nodes import Nodes
 from fal_notebook.errors import BackendError, FalError, NotFoundError, RequirementsError
-from fal_notebook.wire import AppSpec, BundleManifest, MachineType
+from fal_notebook.wire import AppSpec, BundleManifest
 from fal_notebook.wire_secrets import split_alias
 
 __all__ = ["Address", "Fleet"]
@@ -52,7 +54,7 @@ class Fleet:
         builder: Builder,
         provider: RunnerProvider,
         dispatch: Dispatch,
-        catalogue: Iterable[MachineType],
+        nodes: Nodes,
         data: Path,
     ) -> None:
         self._store = store
@@ -61,7 +63,7 @@ class Fleet:
         self._builder = builder
         self._provider = provider
         self._dispatch = dispatch
-        self._machines = {machine.name: machine for machine in catalogue}
+        self._nodes = nodes
         self._data = data
         self._orders: dict[str, StartOrder] = {}
         self._specs: dict[str, AppSpec] = {}
@@ -165,9 +167,9 @@ class Fleet:
         except BackendError as error:
             self.on_refused(row, error)
             return
-        machine = self._machines[row.machine_type]
+        held = self._nodes.held(row)
         spec = self.spec(row.revision)
-        startup_s = max(1.0, (row.deadline - row.created_at) / 1e6)
+        startup_s = max(1.0, row.deadline / 1e6 - time.time())
         await self._provider.start(
             row.node,
             replace(
@@ -177,9 +179,12 @@ class Fleet:
                 startup_s=startup_s,
                 grace_s=float(spec.termination_grace_s),
                 max_multiplexing=self._width(row),
-                machine_type=machine.name,
-                cpu=machine.cpu,
-                memory_mb=machine.memory_mb,
+                machine_type=row.machine_type,
+                cpu=held.cpu,
+                memory_mb=held.memory_mb,
+                devices=held.devices,
+                device_share=held.share,
+                device="gpu" if held.devices else "cpu",
                 env={**order.env, **self.env_of(row)},
                 secrets=secrets,
             ),
@@ -221,7 +226,6 @@ class Fleet:
         owner = self._ledger.need(Account, row.account).nickname
         persistent = self._data / owner
         persistent.mkdir(parents=True, exist_ok=True)
-        machine = self._machines.get(spec.machine_types[0]) or next(iter(self._machines.values()))
         return StartOrder(
             runner_id="",
             epoch=0,
@@ -239,10 +243,11 @@ class Fleet:
             max_multiplexing=spec.scale.max_multiplexing or 1,
             startup_s=float(spec.scale.startup_timeout or 600),
             grace_s=float(spec.termination_grace_s),
-            machine_type=machine.name,
-            cpu=machine.cpu,
-            memory_mb=machine.memory_mb,
+            machine_type=spec.machine_types[0],
+            cpu=1.0,
+            memory_mb=0,
             persistent_dir=str(persistent),
+            device="gpu" if self._nodes.has_gpu(spec) else "cpu",
             environment=split_alias(row.app)[1],
         )
 

@@ -19,6 +19,7 @@ from fal_backend.domain.records import (
     Deployment,
     Environment,
     Image,
+    Lease,
     Named,
     Node,
     Revision,
@@ -65,6 +66,7 @@ class _Tables:
     ended_by_app: dict[AppKey, list[str]] = field(default_factory=lambda: defaultdict(list))
     open_by_app: dict[AppKey, set[str]] = field(default_factory=lambda: defaultdict(set))
     latest_by_app: dict[AppKey, str] = field(default_factory=dict)
+    pending: set[str] = field(default_factory=set)
 
     def keep(self, row: Named) -> None:
         if isinstance(row, Session) and row.ended_at is not None:
@@ -80,6 +82,7 @@ class _Tables:
         self.rows[kind].pop(id, None)
 
     def _index_runner(self, row: Runner) -> None:
+        (self.pending.add if row.phase == RunnerPhase.PENDING else self.pending.discard)(row.id)
         if row.phase in LIVE:
             self.live_by_revision[row.revision].add(row.id)
             self.live_by_app[app_key(row)].add(row.id)
@@ -188,6 +191,14 @@ class Ledger:
         rows = self._tables.rows[Runner]
         return [rows[id] for ids in self._tables.live_by_revision.values() for id in sorted(ids)]
 
+    def pending(self) -> list[Runner]:
+        """Return the runners that wait for a place."""
+        return [self.need(Runner, id) for id in sorted(self._tables.pending)]
+
+    def leases_of(self, runner: str) -> list[Lease]:
+        """Return what a runner holds."""
+        return [row for row in self.all(Lease) if row.runner == runner]
+
     def forget_revision(self, id: str) -> None:
         """Drop a revision that nothing here names any more; the store keeps it."""
         self._tables.forget(Revision, id)
@@ -292,6 +303,16 @@ class Draft:
         """Return an app's runners that will not have ended."""
         return self._live(self._ledger.live_of_app(key), lambda row: app_key(row) == key)
 
+    def live(self) -> list[Runner]:
+        """Return all runners that will not have ended."""
+        return self._live(self._ledger.live(), lambda row: True)
+
+    def pending(self) -> list[Runner]:
+        """Return the runners that will wait for a place."""
+        ids = {row.id for row in self._ledger.pending()} | {row.id for row in self._of(Runner)}
+        rows = (self.need(Runner, id) for id in sorted(ids))
+        return [row for row in rows if row.phase == RunnerPhase.PENDING]
+
     def open_of_app(self, key: AppKey) -> list[Deployment]:
         """Return an app's deployments that will not have ended, oldest first."""
         ids = {row.id for row in self._ledger.open_of_app(key)}
@@ -360,6 +381,7 @@ class Draft:
 
 def _rows_that_matter(reader: Reader) -> list[Named]:
     rows: list[Named] = [*reader.find(Account), *reader.find(Alias), *reader.find(Node), *reader.find(Image)]
+    rows.extend(reader.find(Lease))
     rows.extend(reader.find(Session, ended_at=None))
     rows += [*reader.find(Environment), *reader.find(DataKey), *reader.find(Secret)]
     for state in OPEN:

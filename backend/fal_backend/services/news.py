@@ -8,32 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import structlog
 
 from fal_backend.domain import runner as machine
 from fal_backend.domain.adopt import EndedOnHost, OnHost, adopt
-from fal_backend.domain.records import Alias, Node, Revision, Runner
+from fal_backend.domain.records import Alias, Revision, Runner, RunnerPhase
 from fal_backend.ports import HostExited, HostHello, HostLost, HostNews, HostState
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.endings import ending
 from fal_backend.services.fleet import Address, Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import Draft, Ledger
+from fal_backend.services.nodes import Nodes
 
 __all__ = ["News"]
 
 log = structlog.get_logger()
 
 _WARM_IMAGES = 4
+_MISSING_S = 5.0
 
 
 class News:
     """See the module."""
 
-    def __init__(self, ledger: Ledger, capacity: Capacity, fleet: Fleet, images: Images) -> None:
+    def __init__(
+        self, ledger: Ledger, capacity: Capacity, fleet: Fleet, images: Images, nodes: Nodes
+    ) -> None:
         self._ledger = ledger
+        self._nodes = nodes
         self._capacity = capacity
         self._fleet = fleet
         self._images = images
@@ -53,7 +57,12 @@ class News:
                 self._lost(draft, news)
 
     def _hello(self, draft: Draft, news: HostHello) -> None:
-        epoch = self._register(draft, news)
+        if self._nodes.status(news.node) is None:
+            return
+        epoch = self._nodes.hear(draft, news.node, news.boot_id, news.inventory)
+        self._capacity.is_open = True
+        draft.dirty_revisions |= self._capacity.active()
+        draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
         for state in news.runners:
             self._learn(state)
         rows = {row.id: row for row in self._ledger.live()}
@@ -62,22 +71,16 @@ class News:
         found = adopt(rows, news.node, there, ended)
         for runner_id, event in found.news:
             self._capacity.apply(draft, rows[runner_id], event)
+        self._forget_nodes(draft)
+        self._nodes.free_lost(draft, news.node, (one.runner_id for one in news.runners))
         log.info("host.adopted", node=news.node, epoch=epoch, runners=len(there), killed=len(found.kill))
         draft.then(lambda: self._after_hello(found.kill, found.ack))
 
-    def _register(self, draft: Draft, news: HostHello) -> int:
-        known = draft.get(Node, news.node)
-        if known is None:
-            draft.change(Node(news.node, 1, news.boot_id, draft.now))
-            epoch = 1
-        else:
-            epoch = known.epoch + (known.inventory_json != news.boot_id)
-            draft.change(replace(known, epoch=epoch, inventory_json=news.boot_id, seen_at=draft.now))
-        self._capacity.node = (news.node, epoch)
-        self._capacity.is_open = True
-        draft.dirty_revisions |= self._capacity.active()
-        draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
-        return epoch
+    def _forget_nodes(self, draft: Draft) -> None:
+        """Give up runners of nodes that this backend was not started with."""
+        for row in self._ledger.live():
+            if row.phase != RunnerPhase.PENDING and self._nodes.status(row.node) is None:
+                self._capacity.apply(draft, row, machine.Lost())
 
     def _after_hello(self, kill: tuple[str, ...], ack: tuple[str, ...]) -> None:
         for runner_id in kill:
@@ -88,7 +91,11 @@ class News:
                 self._fleet.act(row, effect)
         for revision in self._warm_first():
             self._fleet.warm(revision)
-        self.adopted.set()
+        if self._nodes.missing():
+            # Others may be slow to start, or not come at all: callers do not wait for them for ever.
+            asyncio.get_running_loop().call_later(_MISSING_S, self.adopted.set)
+        else:
+            self.adopted.set()
 
     def _warm_first(self) -> list[str]:
         """Return revisions of the images that were deployed last, one for each image, a few at most."""
@@ -122,7 +129,7 @@ class News:
         return machine.Exited(reason, news.at, error_json if reason in machine.CRASHES else None)
 
     def _lost(self, draft: Draft, news: HostLost) -> None:
-        self._capacity.node = None
+        self._nodes.lose(news.node)
         for row in self._ledger.live():
             if row.node == news.node:
                 self._capacity.apply(draft, row, machine.Lost())

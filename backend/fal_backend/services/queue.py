@@ -485,8 +485,9 @@ class Queue:
         self._spawn(self._tick(due), "tick")
 
     async def _tick(self, due: list[tuple[int, int]]) -> None:
+        short = self._dispatch.short_apps()
         for id, at in due:
-            await self._apply(id, Tick(), at=at)
+            await self._apply(id, Tick(short), at=at)
 
     def _app_dropped(self, key: str) -> None:
         line = self._lines.pop(key, None)

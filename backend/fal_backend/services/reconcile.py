@@ -28,7 +28,9 @@ from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import Draft, Ledger, app_key
 from fal_backend.services.news import News
+from fal_backend.services.nodes import Nodes
 from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.starts import Starts
 from fal_backend.services.views import deployment_data, runner_data
 from fal_notebook.errors import BackendError, FalError
 from fal_notebook.wire import AuthMode
@@ -43,6 +45,7 @@ _TICK_S = 0.5
 _FULL_TICKS = 10
 _SECOND = 1_000_000
 _ROUNDS = 200
+_PASSES = 4
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Reconcile:
         capacity: Capacity,
         rollouts: Rollouts,
         news: News,
+        nodes: Nodes,
+        starts: Starts,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -77,6 +82,8 @@ class Reconcile:
         self._capacity = capacity
         self._rollouts = rollouts
         self._news = news
+        self._nodes = nodes
+        self._starts = starts
         self._inbox: deque[_Step] = deque()
         self._bell = asyncio.Event()
         self._asked: set[str] = set()
@@ -177,6 +184,15 @@ class Reconcile:
             step.fail(error)
 
     def _settle(self, draft: Draft) -> None:
+        """Decide all that follows: how many runners, then which of them get a place, until nothing changes."""
+        for _ in range(_PASSES):
+            self._settle_rows(draft)
+            self._nodes.settle(draft)
+            self._starts.place(draft)
+            if not (draft.dirty_apps or draft.dirty_revisions):
+                return
+
+    def _settle_rows(self, draft: Draft) -> None:
         for _ in range(_ROUNDS):
             if draft.dirty_apps:
                 self._rollouts.settle(draft, draft.dirty_apps.pop())
@@ -256,6 +272,7 @@ class Reconcile:
         draft.dirty_apps |= set(self._ledger.apps_with_open_deployment())
         draft.dirty_revisions |= self._capacity.active()
         if self._ticks % _FULL_TICKS == 0:
+            self._nodes.settle(draft, everything=True)
             draft.then(self._want_again)
 
     def _want_again(self) -> None:

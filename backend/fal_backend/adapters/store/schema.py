@@ -42,6 +42,7 @@ from fal_backend.domain.records import (
     EventRow,
     File,
     Image,
+    Lease,
     Node,
     Request,
     Revision,
@@ -65,7 +66,7 @@ __all__ = [
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0007"
+SCHEMA_NUMBER = "0008"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
@@ -85,6 +86,7 @@ LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
         ("session",),
     ),
     Node: (),
+    Lease: (("node",), ("runner",)),
     Runner: (
         ("account", "app"),
         ("account",),
