@@ -270,9 +270,11 @@ def _auth() -> Any:
 
 
 async def _serve_gateway(folder: str) -> None:
+    from fal_backend.adapters.request_log_sqlite import RequestLogFile
     from fal_backend.api.edge import Edge, serve
     from fal_backend.api.gateway import Gateway
     from fal_backend.services.dispatch import Dispatch, RouteInfo
+    from fal_backend.services.request_log import RequestLog
 
     from fal_notebook.wire import AuthMode
 
@@ -284,9 +286,13 @@ async def _serve_gateway(folder: str) -> None:
         dispatch.open_runner(f"rev-{alias}", f"r-{alias}", f"{folder}/{alias}.sock", f"{folder}/none", 32)
     tcp = _tcp()
     port = tcp.getsockname()[1]
-    edge = Edge(Gateway(dispatch, _auth()), _raw, _raw, url=f"http://127.0.0.1:{port}", ready=lambda: True)
+    log = RequestLog(RequestLogFile(Path(folder)))
+    gateway = Gateway(dispatch, _auth(), note=log.note)
+    edge = Edge(gateway, _raw, _raw, url=f"http://127.0.0.1:{port}", ready=lambda: True)
     print(port, flush=True)
-    await serve(edge, tcp=tcp, api=None)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(log.run())
+        group.create_task(serve(edge, tcp=tcp, api=None))
 
 
 def main(role: str, folder: str) -> None:
