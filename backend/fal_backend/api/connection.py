@@ -13,6 +13,7 @@ import logging
 import socket
 import struct
 import sys
+import uuid
 from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import unquote
@@ -237,7 +238,7 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self.transport.is_closing():
             return
         body = problem(detail)
-        lines = self.default_lines([])
+        lines = self.default_lines([(b"x-fal-request-id", str(uuid.uuid4()).encode())])
         if status == 503:
             lines += b"retry-after: 1\r\n"
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"

@@ -161,7 +161,7 @@ class Edge:
         """Answer one request that is not a call of an app."""
         assert scope["type"] == "http"
         path = scope["path"]
-        if path.startswith(("/api/", "/rest/")):
+        if path.startswith(("/api/", "/rest/", "/files/")):
             send = self._patient(scope, send)
         if scope["method"] == "OPTIONS" and self._is_preflight(scope["headers"]):
             await _answer(send, 204, _PREFLIGHT, b"")

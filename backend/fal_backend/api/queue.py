@@ -312,6 +312,9 @@ async def _next(views: AsyncIterator[StatusView]) -> StatusView | None:
 
 async def _send_stored(caller: Caller, request_id: str, stored: StoredAnswer) -> None:
     lines = [_id_line(request_id)]
+    for name, value in ((b"x-fal-revision", stored.revision), (b"x-fal-runner-id", stored.runner)):
+        if value is not None:
+            lines.append(b"%b: %b\r\n" % (name, value.encode()))
     lines += (b"%b: %b\r\n" % header for header in stored.headers if header[0] not in _FRAMING)
     if stored.error_type is not None and not any(name == b"x-fal-error-type" for name, _ in stored.headers):
         lines.append(b"x-fal-error-type: %b\r\n" % stored.error_type.encode())

@@ -8,6 +8,7 @@ anything new is started.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from typing import Any
 import structlog
 
 from fal_backend.domain.queue import Cancel, Dropped, Effect, RequestEvent, Tick, wanted
-from fal_backend.domain.records import Request, RequestState
+from fal_backend.domain.records import Request, RequestState, Runner
 from fal_backend.domain.request import Refusal, unknown_app
 from fal_backend.ports import LiveRequest, OpClass, Payload, Payloads, Reader, RunnerProvider, Store, Tx
 from fal_backend.services import queue_rows as rows
@@ -242,7 +243,8 @@ class Queue:
         row = await self._find(owner, alias, request_id)
         lines = None
         if logs:
-            lines = await self._logs.lines(row.runner, request_id) if row.runner else ()
+            found = [await self._logs.lines(runner, request_id) for runner in await self._runners_of(row)]
+            lines = tuple(heapq.merge(*found, key=lambda entry: entry.at))
         return self._view(row, lines)
 
     async def follow(
@@ -250,7 +252,7 @@ class Queue:
     ) -> AsyncIterator[StatusView]:
         """Yield where it stands, then each change, the completed view last. Raises: Refusal 404 at once."""
         watched = self._watch.watch(request_id)
-        tail = Tail(self._logs, request_id, watched.ring) if logs else None
+        tail = Tail(self._logs, self._runners_of, request_id, watched.ring) if logs else None
         told: StatusView | None = None
         try:
             row = await self._find(owner, alias, request_id)
@@ -291,17 +293,18 @@ class Queue:
         """Return the stored answer. Raises: Refusal 404 unknown or dropped, 400 in progress."""
         app = f"{owner}/{alias}"
 
-        def read(reader: Reader) -> tuple[Request, bytes | None]:
+        def read(reader: Reader) -> tuple[Request, Runner | None, bytes | None]:
             row = rows.find(reader, app, request_id)
-            return row, reader.requests.body(
-                row.id, answer=True
-            ) if row.answer_ref == rows.INLINE_REF else None
+            is_inline = row.answer_ref == rows.INLINE_REF
+            body = reader.requests.body(row.id, answer=True) if is_inline else None
+            return row, reader.get(Runner, row.runner) if row.runner is not None else None, body
 
-        row, body = await self._store.read(read)
+        row, runner, body = await self._store.read(read)
+        revision = None if runner is None else runner.revision
         if row.state != RequestState.DONE:
             raise Refusal(400, "Request is still in progress")
         if row.answer_headers_json is None:
-            return platform_answer(row)
+            return platform_answer(row, revision)
         name = rows.file_of(row.answer_ref)
         if row.answer_ref == rows.INLINE_REF and body is None:
             raise Refusal(404, "The answer is not kept any longer: it was asked not to be stored")
@@ -315,6 +318,8 @@ class Queue:
             row.error_type,
             row.caller,
             row.account,
+            row.runner,
+            revision,
         )
 
     async def _drop_answer(self, row: Request) -> None:
@@ -375,6 +380,9 @@ class Queue:
         return (line.numbers() if line is not None else []) + [
             one.id for one in self._delayed.values() if one.app == app
         ]
+
+    async def _runners_of(self, row: Request) -> list[str]:
+        return await self._store.read(lambda reader: rows.runners_of(reader, row))
 
     async def _find(self, owner: str, alias: str, request_id: str) -> Request:
         app = f"{owner}/{alias}"

@@ -107,7 +107,7 @@ def no_room(error: LimitError) -> Refusal:
     return Refusal(413, "The body is too large")
 
 
-def platform_answer(row: Request) -> StoredAnswer:
+def platform_answer(row: Request, revision: str | None = None) -> StoredAnswer:
     """Return the answer that the platform gives where the App gave none."""
     headers = [(b"content-type", b"application/json")]
     if row.error_type is not None:
@@ -115,7 +115,16 @@ def platform_answer(row: Request) -> StoredAnswer:
     if row.status_code == 504 and row.error_type is None:
         headers.append((b"x-fal-request-timeout-type", b"user"))
     body = _problem(row.error or "", row.error_type)
-    return StoredAnswer(row.status_code or 500, tuple(headers), body, row.error_type, row.caller, row.account)
+    return StoredAnswer(
+        row.status_code or 500,
+        tuple(headers),
+        body,
+        row.error_type,
+        row.caller,
+        row.account,
+        row.runner,
+        revision,
+    )
 
 
 def _problem(detail: str, error_type: str | None) -> bytes:

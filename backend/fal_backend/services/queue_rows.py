@@ -30,6 +30,7 @@ __all__ = [
     "finish",
     "idempotency_of",
     "now_us",
+    "runners_of",
     "trim",
 ]
 
@@ -197,3 +198,10 @@ def find(reader: Reader, app: str, request_id: str) -> Request:
         if row.app == app:
             return row
     raise Refusal(404, f"Request '{request_id}' not found")
+
+
+def runners_of(reader: Reader, row: Request) -> list[str]:
+    """Return the runners that have had a request, in order."""
+    tries = reader.find(Attempt, request=row.id) if row.attempt > 1 else []
+    runners = [one.runner for one in sorted(tries, key=lambda one: one.attempt)]
+    return list(dict.fromkeys(name for name in (*runners, row.runner) if name))

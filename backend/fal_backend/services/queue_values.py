@@ -120,6 +120,10 @@ class StoredAnswer:
     error_type: str | None = None
     caller: str | None = None
     account: str = ""
+    runner: str | None = None
+    """The last one that had the request."""
+    revision: str | None = None
+    """Its revision, as long as the runner is remembered."""
 
 
 class CancelOutcome(StrEnum):
