@@ -116,7 +116,9 @@ async def test_heads_that_are_too_large_or_ambiguous_are_refused() -> None:
         house.route()
         await house.runner()
         many = b"".join(b"x-%d: 1\r\n" % n for n in range(101))
-        assert (await house.talk(HEAD + many + b"\r\n")).startswith(b"HTTP/1.1 431")
+        refused = await house.talk(HEAD + many + b"\r\n")
+        assert refused.startswith(b"HTTP/1.1 431")
+        assert b"\r\nx-fal-request-id: " in refused
         assert (await house.talk(HEAD + b"x: " + b"a" * 70_000 + b"\r\n\r\n")).startswith(b"HTTP/1.1 431")
         assert (await house.talk(HEAD + b"x: " + b"a" * 200_000)).startswith(b"HTTP/1.1 431")
         both = b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"

@@ -112,6 +112,12 @@ def test_a_call_whose_runner_is_killed_is_made_again_and_answered_once(live: Sta
     answer = result(live, request_id)
     assert answer["pid"] != pid
     assert begun(live, "struck") == 2
+    lines = [line["message"] for line in status(live, request_id)["logs"]]
+    assert lines == ["begin struck"] * 2, "the lines of both tries"
+    stored = ask(live, f"/requests/{request_id}")
+    runner = next(one for one in live.runners("worker") if one["pid"] == answer["pid"])
+    assert stored.headers["x-fal-runner-id"] == runner["runner_id"]
+    assert stored.headers["x-fal-revision"] == runner["revision"]
 
 
 def test_a_running_call_is_cancelled(live: Stack) -> None:

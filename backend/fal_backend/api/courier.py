@@ -134,7 +134,16 @@ class RunnerCourier:
                 # The runner closed it as we wrote. It attaches a try that it knows, so sending again is safe.
                 if broken.is_begun or was_fresh:
                     raise
+                return await self._again(door, pool, parcel, broken)
         return await self._on(door, pool, await _connect(pool), parcel)
+
+    async def _again(self, door: Door, pool: Pool, parcel: Parcel, broken: Broken) -> Reply:
+        """Send a try once more. A runner that is gone may have begun it, so that it counts as a try."""
+        try:
+            conn = await _connect(pool)
+        except Refused:
+            raise broken from None
+        return await self._on(door, pool, conn, parcel)
 
     async def _on(self, door: Door, pool: Pool, conn: UpConn, parcel: Parcel) -> Reply:
         intake = _Intake(conn, self._payloads)
