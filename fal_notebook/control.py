@@ -42,6 +42,7 @@ from fal_notebook.wire_deploy import (
     RevisionPage,
     SetRevision,
 )
+from fal_notebook.wire_plan import DeployPlan
 
 __all__ = ["AsyncClient"]
 
@@ -102,6 +103,19 @@ class AsyncClient:
         """Begin a deployment; returns at once. Never repeated: a second one would be another act."""
         answer = await self._send("POST", "/api/v1/deployments", body=request, repeatable=False)
         return self._parsed(answer, Deployment)
+
+    async def plan(self, request: DeployRequest) -> DeployPlan:
+        """Return what a deployment would do; nothing happens until the plan is confirmed."""
+        return self._parsed(await self._send("POST", "/api/v1/plans", body=request), DeployPlan)
+
+    async def confirm_plan(self, plan_id: str) -> Deployment:
+        """Begin the deployment that a plan showed. Raises: NotFoundError; DeployError when it is out of date."""
+        answer = await self._send("POST", f"/api/v1/plans/{plan_id}/confirm", repeatable=False)
+        return self._parsed(answer, Deployment)
+
+    async def drop_plan(self, plan_id: str) -> None:
+        """Forget a plan. Raises: NotFoundError."""
+        self._checked(await self._send("DELETE", f"/api/v1/plans/{plan_id}"))
 
     async def deployment(self, deployment_id: str) -> Deployment:
         """Return how far a deployment has come."""

@@ -53,6 +53,7 @@ from fal_backend.api.gateway import Gateway
 from fal_backend.api.messages import MessageDoor
 from fal_backend.api.metrics import Sources
 from fal_backend.api.pages import Pages
+from fal_backend.api.plans import plan_routes
 from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.requests import request_routes
@@ -77,6 +78,7 @@ from fal_backend.services.ledger import Ledger
 from fal_backend.services.logs import Logs
 from fal_backend.services.news import News
 from fal_backend.services.nodes import Nodes, node_view
+from fal_backend.services.plans import Plans
 from fal_backend.services.queue import Queue
 from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
@@ -301,6 +303,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             control,
             webhook_routes(webhooks),
             revision_routes(control, catalog, revisions, apps, queue),
+            plan_routes(control, catalog, Plans(deploy=deploy, store=store, ledger=ledger)),
             request_routes(request_log, account.nickname),
             environment_routes(environments, secrets),
         ),

@@ -1,0 +1,47 @@
+"""Plans of deployments, under `/api/v1`: what `--check` asks for, and the word that lets it happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request, Response
+
+from fal_backend.api.control import PREFIX, Control, Who
+from fal_backend.services.catalog import Catalog
+from fal_backend.services.deploy import Author
+from fal_backend.services.plans import Plans
+from fal_notebook.wire import Deployment, DeployRequest
+from fal_notebook.wire_plan import DeployPlan
+
+__all__ = ["plan_routes"]
+
+
+def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[FastAPI], None]:
+    """Return what adds the routes to the control API."""
+
+    async def make(body: DeployRequest, who: Who) -> DeployPlan:
+        """Say what a deployment would do, and do nothing."""
+        return await plans.make(body, who.account)
+
+    async def again(id: str, who: Who, reset_scale: bool | None = None) -> DeployPlan:
+        """Check a plan's request against what there is now."""
+        return await plans.again(id, who.account, reset_scale=reset_scale)
+
+    async def confirm(id: str, request: Request, who: Who) -> Deployment:
+        """Begin the deployment that a plan showed."""
+        outcome = await plans.confirm(id, who.account, Author(who.nickname, who.key_id))
+        base = control.base_url(request)
+        return await catalog.deployment_view(outcome.deployment, base, changed=outcome.changed)
+
+    async def drop(id: str, who: Who) -> Response:
+        """Forget a plan."""
+        plans.drop(id, who.account)
+        return Response(status_code=204)
+
+    def install(app: FastAPI) -> None:
+        app.add_api_route(f"{PREFIX}/plans", make, methods=["POST"], status_code=201)
+        app.add_api_route(f"{PREFIX}/plans/{{id}}/again", again, methods=["POST"], status_code=201)
+        app.add_api_route(f"{PREFIX}/plans/{{id}}/confirm", confirm, methods=["POST"], status_code=201)
+        app.add_api_route(f"{PREFIX}/plans/{{id}}", drop, methods=["DELETE"], status_code=204)
+
+    return install
