@@ -23,13 +23,13 @@ async def large() -> AsyncIterator[bytes]:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async def act(parcel: Parcel, runner: str) -> Reply:
-        return ok(await rig.queue._payloads.save(large(), 1_000_000))  # type: ignore[arg-type]
+        return ok(await made.queue._payloads.save(large(), 1_000_000))  # type: ignore[arg-type]
 
-    rig = await Rig.make(tmp_path / "home", act)
-    rig.serve()
-    await rig.start()
-    yield rig
-    await rig.stop()
+    made = await Rig.make(tmp_path / "home", act)
+    made.serve()
+    await made.start()
+    yield made
+    await made.stop()
 
 
 def files(rig: Rig) -> list[Path]:

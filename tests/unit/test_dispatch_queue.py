@@ -125,3 +125,23 @@ async def test_a_hint_chooses_the_runner_that_has_it() -> None:
     feed = Feed(2, "model-x")
     dispatch.offer("ada/digits", feed)
     assert [one.runner_id for one in feed.doors] == ["a", "c"]
+
+
+async def test_a_runner_that_was_closed_before_drains_only_when_its_calls_are_counted_and_ended() -> None:
+    drained: list[str] = []
+    dispatch = Dispatch(lambda revision: None, lambda id, why: None, drained.append)
+    dispatch.set_route(RouteInfo("ada", "digits", "a", AuthMode.PUBLIC, "rev"))
+    feed = Feed(1)
+    dispatch.hold_runner("rev", "busy", "/s", "/c", 2)
+    dispatch.hold_runner("rev", "idle", "/s", "/c", 2)
+    dispatch.offer("ada/digits", feed)
+    door = dispatch.occupy("busy")
+    assert door is not None
+    for runner_id in ("busy", "idle", "unknown"):
+        dispatch.let_go(runner_id)
+    await asyncio.sleep(0)
+    assert (drained, feed.doors) == (["idle"], [])
+    dispatch.release(door)
+    await asyncio.sleep(0)
+    assert drained == ["idle", "busy"]
+    assert dispatch.load("rev").runners == {}

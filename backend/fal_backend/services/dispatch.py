@@ -372,6 +372,27 @@ class Dispatch:
         if door.taken == 0:
             self._drained(door)
 
+    def hold_runner(
+        self, revision: str, runner_id: str, socket: str, control: str, max_multiplexing: int
+    ) -> None:
+        """Know a runner that was closed before this process began, and may still have calls of the queue.
+
+        It takes no new ones, and has drained at the earliest when `let_go` says that those it has are counted.
+        """
+        if runner_id in self._doors:
+            return
+        lane = self._lane(revision)
+        self._born += 1
+        door = Door(lane, runner_id, socket, control, max_multiplexing, self._born)
+        door.is_open, door.is_closing = False, True
+        self._doors[runner_id] = lane.doors[runner_id] = door
+
+    def let_go(self, runner_id: str) -> None:
+        """Note that every call of a runner is counted: a closed one without any has drained."""
+        door = self._doors.get(runner_id)
+        if door is not None and door.is_closing and door.taken == 0:
+            self._drained(door)
+
     def cut_runner(self, runner_id: str) -> None:
         """Break every connection to a runner that is gone; its calls fail."""
         door = self._doors.pop(runner_id, None)

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from fal_backend.domain.records import Account, Bundle, Revision, Runner
+from fal_backend.domain.records import Account, Bundle, Revision, Runner, RunnerPhase
 from fal_backend.domain.runner import Effect
 from fal_backend.ports import Blobs, Builder, RunnerProvider, StartOrder, Store, ZygoteOrder
 from fal_backend.services.dispatch import Dispatch
@@ -69,6 +69,8 @@ class Fleet:
         self._specs: dict[str, AppSpec] = {}
         self._addresses: dict[str, Address] = {}
         self._open: set[str] = set()
+        self._met: set[str] = set()
+        """Runners whose traffic this process has had a hand in."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_drained: Callable[[str], None] = lambda runner_id: None
         self.on_refused: Callable[[Runner, FalError], None] = lambda row, error: None
@@ -256,6 +258,7 @@ class Fleet:
         if address is None or row.id in self._open:
             return
         self._open.add(row.id)
+        self._met.add(row.id)
         self._dispatch.open_runner(row.revision, row.id, address.socket, address.control, self._width(row))
 
     def _width(self, row: Runner) -> int:
@@ -269,11 +272,18 @@ class Fleet:
         if row.id in self._open:
             self._open.discard(row.id)
             self._dispatch.close_runner(row.id)
+        elif row.phase == RunnerPhase.DRAINING and row.id not in self._met and row.id in self._addresses:
+            # Closed by the backend before: what it still has is found by the queue, which then lets go of it.
+            self._met.add(row.id)
+            address = self._addresses[row.id]
+            width = self._width(row)
+            self._dispatch.hold_runner(row.revision, row.id, address.socket, address.control, width)
         elif row.id not in self._dispatch.load(row.revision).runners:
             self.on_drained(row.id)
 
     def _cut_traffic(self, row: Runner) -> None:
         self._open.discard(row.id)
+        self._met.discard(row.id)
         self._addresses.pop(row.id, None)
         self._dispatch.cut_runner(row.id)
 

@@ -90,6 +90,7 @@ class Queue:
         )
         self._takeover = Takeover(
             store=store,
+            dispatch=dispatch,
             courier=courier,
             control=control,
             runs=self._runs,

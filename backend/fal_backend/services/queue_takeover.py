@@ -16,6 +16,7 @@ import structlog
 from fal_backend.domain.records import Request, RequestState
 from fal_backend.ports import Reader, Store
 from fal_backend.services.couriers import Broken, Courier
+from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.queue_leftovers import Leftovers
 from fal_backend.services.queue_runs import Control, Runs, is_same
 
@@ -31,6 +32,7 @@ class Takeover:
         self,
         *,
         store: Store,
+        dispatch: Dispatch,
         courier: Courier,
         control: Control,
         runs: Runs,
@@ -38,6 +40,7 @@ class Takeover:
         on_attach: Callable[[str], None],
     ) -> None:
         self._store = store
+        self._dispatch = dispatch
         self._courier = courier
         self._control = control
         self._runs = runs
@@ -77,6 +80,7 @@ class Takeover:
                 await self._attach(row, control)
             else:
                 await self._lose(row)
+        self._dispatch.let_go(runner_id)
         for one in known or ():
             if one.get("kind") == "queue" and (one.get("request_id"), one.get("attempt")) not in expected:
                 self._end(control or "", one)
