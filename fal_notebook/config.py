@@ -3,7 +3,8 @@
 Rules: for the backend of this machine (the *embedded* profile) the key stored in its home wins, whatever
 `FAL_KEY` says, because who knows fal has fal.ai's key exported. `FAL_KEY` counts only together with an
 address that was named: `FAL_NB_URL` or `--host`. That address may be this machine's own backend; then it
-is reached by its private socket all the same.
+is reached by its private socket all the same. A key is sent over https, or to this machine; over plain http
+to another one only where FAL_NB_PLAIN_HTTP says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from urllib.parse import urlsplit
 from fal_notebook.errors import AuthError, UsageError
 from fal_notebook.places import Places, default_home
 
-__all__ = ["Key", "Profile", "resolve", "stored_key"]
+__all__ = ["PLAIN_HTTP", "Key", "Profile", "is_loopback", "is_private_way", "resolve", "stored_key"]
+
+PLAIN_HTTP = "FAL_NB_PLAIN_HTTP"
+"""Set to 1: the way to the named address is private though it is not encrypted (a VPN, a tunnel)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Profile:
     given_key: Key | None = None
     source: str = ""
     """Who named the address, for errors: `--host` or `FAL_NB_URL`."""
+    is_plain_allowed: bool = False
+    """The key may go over plain http."""
 
     @property
     def is_embedded(self) -> bool:
@@ -55,6 +61,22 @@ class Profile:
     def key(self) -> Key | None:
         """Return the key for this backend, None when there is none yet."""
         return stored_key(self.places) if self.is_embedded else self.given_key
+
+    def authorization(self) -> str | None:
+        """Return what proves to this backend who we are, None where there is no key.
+
+        Raises: AuthError where anyone on the way could read it.
+        """
+        key = self.key
+        if key is None:
+            return None
+        if self.url is not None and not (self.is_plain_allowed or is_private_way(self.url)):
+            raise AuthError(
+                f"The key is not sent to {self.url}: on the way anyone could read it.",
+                fix=f"Use an https address, or set {PLAIN_HTTP}=1 where the network itself is private.",
+                code="auth.unencrypted",
+            )
+        return key.authorization()
 
 
 def resolve(
@@ -74,7 +96,26 @@ def resolve(
     url = _checked(named, source)
     if _is_own(url, places):
         return Profile(places)
-    return Profile(places, url, _parsed(env.get("FAL_KEY")), source)
+    return Profile(places, url, _parsed(env.get("FAL_KEY")), source, env.get(PLAIN_HTTP) == "1")
+
+
+def is_private_way(url: str) -> bool:
+    """Return whether nobody on the way to this address can read along."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name means this machine, whatever a resolver says."""
+    if host == "localhost":
+        return True
+    # Imported here: a third of what this room costs, and only a named address needs it.
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def stored_key(places: Places) -> Key | None:

@@ -60,8 +60,8 @@ class AsyncClient:
     def __init__(self, profile: Profile, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.profile = profile
         self.address = profile.url or str(profile.places.api_socket)
-        key = profile.key
-        headers = {"authorization": key.authorization()} if key else {}
+        proof = profile.authorization()
+        headers = {"authorization": proof} if proof else {}
         if transport is None and profile.is_embedded:
             # No TLS on a unix socket; loading the authorities would cost more than all else here.
             transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket), verify=False)

@@ -15,13 +15,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from fal_notebook.config import Profile
+from fal_notebook.config import Profile, is_loopback
 from fal_notebook.embedded import ensure_backend
 from fal_notebook.errors import AuthError, BackendError, FalError
 
@@ -96,13 +95,13 @@ class Backend:
 
         Raises: AuthError where the key must not be sent there; httpx.HTTPError when nobody answers.
         """
-        key = self.profile.key
-        if key is None:
+        proof = self.profile.authorization()
+        if proof is None:
             return {}
         if self.profile.url is not None and time.monotonic() > self._checked_until:
             await self._check(self.profile.url)
             self._checked_until = time.monotonic() + PROOF_S
-        return {"authorization": key.authorization()}
+        return {"authorization": proof}
 
     async def ask_instance(self, nonce: str | None = None) -> dict[str, Any]:
         """Return who answers there. Raises: httpx.HTTPError, ValueError."""
@@ -131,12 +130,6 @@ class Backend:
 
     async def _check(self, url: str) -> None:
         """Raise AuthError unless the key may go to this address."""
-        if not _is_private_way(url):
-            raise AuthError(
-                f"The key is not sent to {url}: on the way anyone could read it.",
-                fix="Use an https address, or a tunnel that ends on this machine.",
-                code="auth.unencrypted",
-            )
         nonce = secrets.token_hex(16)
         try:
             found = await self.ask_instance(nonce)
@@ -215,22 +208,9 @@ def _client(profile: Profile) -> httpx.AsyncClient:
     )
 
 
-def _is_private_way(url: str) -> bool:
-    return urlsplit(url).scheme == "https" or _is_loopback(urlsplit(url).hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_same_place(said: str, url: str) -> bool:
     if said.rstrip("/") == url.rstrip("/"):
         return True
     one, other = urlsplit(said), urlsplit(url)
-    is_here = _is_loopback(one.hostname or "") and _is_loopback(other.hostname or "")
+    is_here = is_loopback(one.hostname or "") and is_loopback(other.hostname or "")
     return is_here and (one.scheme, one.port) == (other.scheme, other.port)

@@ -16,13 +16,15 @@ from fal_notebook.runtime.loop import Loop, Timer
 __all__ = ["MemoryWatch", "available_part", "tree_bytes"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_EVERY_S = 0.25
+_EVERY_S = (0.25, 2.0)
+_FILLS_S = 2 << 30
+"""How many bytes a runner may well fill in a second: one that is far from its limit is looked at less often."""
 _FAR_OVER = 1.1
 """The part of the limit beyond which a runner has no second look to come down again."""
 
 
 class MemoryWatch:
-    """Looks at a runner's memory several times a second, and says once that it is over its limit."""
+    """Looks at a runner's memory again and again, and says once that it is over its limit."""
 
     def __init__(self, loop: Loop, limit: int, exceeded: Callable[[], None]) -> None:
         """limit: bytes; 0 for none."""
@@ -37,7 +39,7 @@ class MemoryWatch:
     def begin(self, pid: int) -> None:
         """Watch this process and its descendants from now on."""
         if self.limit:
-            self._timer = self._loop.after(_EVERY_S, lambda: self._look(pid))
+            self._after(_EVERY_S[0], pid)
 
     def end(self) -> None:
         """Look no more."""
@@ -53,7 +55,11 @@ class MemoryWatch:
             self._exceeded()
             return
         self._was_over = used > self.limit
-        self.begin(pid)
+        least, most = _EVERY_S
+        self._after(min(most, max(least, (self.limit - used) / _FILLS_S)), pid)
+
+    def _after(self, delay_s: float, pid: int) -> None:
+        self._timer = self._loop.after(delay_s, lambda: self._look(pid))
 
 
 def available_part() -> float:
@@ -80,19 +86,36 @@ def _tree(pid: int) -> list[int]:
     while waiting:
         one = waiting.pop()
         found.append(one)
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
-                waiting.extend(int(child) for child in children.read_text().split())
-            except OSError:
-                continue  # the thread has ended meanwhile
+        threads = _names(f"/proc/{one}/task")
+        waiting.extend(int(id) for thread in threads for id in _words(f"/proc/{one}/task/{thread}/children"))
     return found
 
 
 def _resident(pid: int) -> int:
+    words = _words(f"/proc/{pid}/statm")
+    return int(words[1]) * _PAGE if words else 0
+
+
+def _names(folder: str) -> list[str]:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except OSError:
+        return []  # it has ended
+
+
+def _words(path: str) -> list[bytes]:
+    # Plain descriptors: this is done several times a second for each runner.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []  # it has ended
+    try:
+        return os.read(descriptor, 65536).split()
+    except OSError:
+        return []
+    finally:
+        os.close(descriptor)
 
 
 def _proportional(pid: int) -> int:

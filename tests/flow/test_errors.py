@@ -277,7 +277,7 @@ def test_a_failed_redeployment_leaves_the_old_revision_serving(shared: Stack) ->
     ("url", "why", "fix"),
     [
         ("http://127.0.0.1:9", "connection refused", "fal-nb serve"),
-        ("http://no.such.host.invalid", "no host has that name", "Check the address in FAL_NB_URL"),
+        ("https://no.such.host.invalid", "no host has that name", "Check the address in FAL_NB_URL"),
     ],
 )
 def test_e13_a_backend_that_does_not_answer_is_told_with_its_address(

@@ -33,7 +33,7 @@ INSTANCE = {
 }
 
 
-def core(answer: Answer, *, url: str | None = "http://there:8780", key: bool = True) -> AsyncClient:
+def core(answer: Answer, *, url: str | None = "https://there:8780", key: bool = True) -> AsyncClient:
     profile = Profile(Places(Path("/nowhere")), url, Key("fk", "hidden") if key else None, "FAL_NB_URL")
     return AsyncClient(profile, transport=httpx.MockTransport(answer))
 
@@ -105,7 +105,7 @@ async def test_a_backend_that_is_down_is_told_with_its_address_and_how_to_start_
 
     with pytest.raises(BackendError) as caught:
         await core(answer).machines()
-    assert "http://there:8780" in caught.value.message
+    assert "https://there:8780" in caught.value.message
     assert "fal-nb serve" in (caught.value.fix or "")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fal_notebook.config import Key, Profile, resolve
+from fal_notebook.control import AsyncClient
 from fal_notebook.errors import AuthError, UsageError
 from fal_notebook.places import Places, process_start_time
 
@@ -90,3 +91,34 @@ def test_a_key_file_that_is_no_json_is_told(tmp_path: Path) -> None:
     (tmp_path / "keys" / "local.json").write_text("nothing")
     with pytest.raises(AuthError, match="cannot be read"):
         _ = resolve(environ={"FAL_NB_HOME": str(tmp_path)}).key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://fal.example.org:8780",
+        "http://10.0.0.7:8780",
+        "http://127.0.0.1.example.org",
+        "http://[2001:db8::1]:8780",
+    ],
+)
+def test_a_key_is_not_sent_to_another_machine_over_plain_http(url: str, tmp_path: Path) -> None:
+    env = {"FAL_NB_URL": url, "FAL_KEY": "id:secret"}
+    with pytest.raises(AuthError, match="anyone could read it") as caught:
+        AsyncClient(resolve(home=tmp_path, environ=env))
+    assert caught.value.code == "auth.unencrypted"
+    assert "https" in str(caught.value.fix)
+    assert "secret" not in str(caught.value)
+    assert resolve(home=tmp_path, environ=env | {"FAL_NB_PLAIN_HTTP": "1"}).authorization() == "Key id:secret"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://fal.example.org", "http://localhost:8780", "http://127.0.0.2:8780", "http://[::1]:8780"]
+)
+def test_a_key_is_sent_over_https_and_to_this_machine(url: str, tmp_path: Path) -> None:
+    profile = resolve(home=tmp_path, environ={"FAL_NB_URL": url, "FAL_KEY": "id:secret"})
+    assert profile.authorization() == "Key id:secret"
+
+
+def test_an_address_without_a_key_may_be_any(tmp_path: Path) -> None:
+    assert resolve(home=tmp_path, environ={"FAL_NB_URL": "http://fal.example.org"}).authorization() is None
