@@ -13,8 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "ANNOTATIONS_BYTES",
+    "ANNOTATIONS_LIMIT",
     "API_VERSION",
     "DEV_SUFFIX",
+    "MESSAGE_LIMIT",
     "MIME_TYPE",
     "AppDetail",
     "AppSpec",
@@ -57,6 +60,14 @@ MIME_TYPE = "application/vnd.fal-notebook.v1+json"
 
 DEV_SUFFIX = r"-dev-[0-9a-f]{6}(?=--|$)"
 """Ending of a temporary app's alias, before its environment's; refused for deployed apps."""
+
+
+MESSAGE_LIMIT = 2048
+"""Longest message of a revision, in characters. Source: fal SDK."""
+
+ANNOTATIONS_LIMIT = 32
+ANNOTATIONS_BYTES = 16 * 1024
+"""Most annotations of a revision, and their size as JSON. Source: fal SDK."""
 
 
 class Wire(BaseModel):
@@ -293,8 +304,8 @@ class DeployRequest(Wire):
     no_cache: bool = False
     force: bool = False
     """Make a revision though nothing changed."""
-    message: str | None = Field(None, max_length=2048)
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
+    message: str | None = Field(None, max_length=MESSAGE_LIMIT)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=ANNOTATIONS_LIMIT)
     """Facts for people, such as a commit; 16 KiB in all. Source: fal SDK, `deploy --annotation`."""
     detach: bool = False
     """Rolling: answer once the alias has moved, which it does before a runner is ready."""

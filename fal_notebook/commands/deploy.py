@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -9,7 +10,14 @@ from fal_notebook.commands.context import Context, Target
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import Checked, Shipped, Stopped
 from fal_notebook.errors import NotFoundError, UsageError
-from fal_notebook.wire import DEV_SUFFIX, AuthMode, Strategy
+from fal_notebook.wire import (
+    ANNOTATIONS_BYTES,
+    ANNOTATIONS_LIMIT,
+    DEV_SUFFIX,
+    MESSAGE_LIMIT,
+    AuthMode,
+    Strategy,
+)
 
 __all__ = ["COMMANDS", "AppArguments", "DeployArguments", "RunArguments", "StopArguments", "run_target"]
 
@@ -57,7 +65,17 @@ class DeployArguments(_ShipArguments):
         "rolling: the new revision is ready before it takes over; recreate: it takes over at once",
         default=Strategy.ROLLING,
     )
-    message: str | None = flag("A note kept with the revision", metavar="TEXT")
+    attach: bool = flag("Stay until it serves or failed (as without it)", default=False)
+    detach: bool = flag(
+        "Rolling: return once the app has moved, before its first runner is ready; no way back if that fails",
+        default=False,
+    )
+    reset_scale: bool = flag("Take scaling from the code, not from what the app has", default=False)
+    no_scale: bool = flag("Keep the app's scaling (as without it)", default=False)
+    message: str | None = flag("A note kept with the revision (at most 2048 characters)", metavar="TEXT")
+    annotation: tuple[str, ...] = flag(
+        "A fact kept with the revision, such as commit=4f1c9a2 (repeatable)", metavar="NAME=TEXT", many=True
+    )
     force: bool = flag("Make a revision though nothing changed", default=False)
     env: str = flag("Environment; this release has `main` only", default="main", metavar="NAME")
 
@@ -119,6 +137,8 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
         )
     from fal_notebook.commands.ship import Order, ship
 
+    if (args.attach and args.detach) or (args.no_scale and args.reset_scale):
+        raise UsageError("These two flags say opposite things.", fix="Leave one of them out.")
     order = Order(
         target=ctx.find_app(args.ref),
         kind="deploy",
@@ -128,10 +148,37 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
         no_cache=args.no_cache,
         allow_large=args.allow_large,
         strategy=args.strategy,
-        message=args.message,
+        message=_message(args.message),
+        annotations=_annotations(args.annotation),
+        detach=args.detach,
+        reset_scale=args.reset_scale,
         force=args.force,
     )
     return ship(order, ctx)
+
+
+def _message(text: str | None) -> str | None:
+    if text is not None and len(text) > MESSAGE_LIMIT:
+        raise UsageError(f"--message has {len(text)} characters.", fix=f"At most {MESSAGE_LIMIT}.")
+    return text
+
+
+def _annotations(given: tuple[str, ...]) -> dict[str, str]:
+    """Return annotations by name. Raises: UsageError without `=`, or over fal's limits."""
+    pairs = [one.partition("=") for one in given]
+    wrong = next(
+        (one for one, (name, mark, _) in zip(given, pairs, strict=True) if not (name and mark)), None
+    )
+    if wrong is not None:
+        raise UsageError(f"--annotation {wrong} has no name.", fix="Write NAME=TEXT.")
+    found = {name: text for name, _, text in pairs}
+    size = len(json.dumps(found, ensure_ascii=False).encode())
+    if len(found) > ANNOTATIONS_LIMIT or size > ANNOTATIONS_BYTES:
+        raise UsageError(
+            f"{len(found)} annotations of {size} bytes are too many.",
+            fix=f"At most {ANNOTATIONS_LIMIT}, and {ANNOTATIONS_BYTES // 1024} KiB in all.",
+        )
+    return found
 
 
 def _auth(auth: AuthMode | None) -> AuthMode | None:

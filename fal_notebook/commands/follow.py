@@ -31,7 +31,17 @@ TAIL = 20
 class Follower:
     """Follows one deployment and reports its progress."""
 
-    def __init__(self, client: Client, ctx: Context, progress: Progress, deployment: Deployment) -> None:
+    def __init__(
+        self,
+        client: Client,
+        ctx: Context,
+        progress: Progress,
+        deployment: Deployment,
+        *,
+        detach: bool = False,
+    ) -> None:
+        """detach: it is over as soon as the alias has moved, whatever becomes of the first runner."""
+        self._is_detached = detach
         self._client = client
         self._ctx = ctx
         self._started = time.monotonic()
@@ -50,7 +60,7 @@ class Follower:
                 self._watch(feed)
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        if not self._deployment.is_success:
+        if not (self._deployment.is_success or self._has_moved):
             raise self._failed()
         self._show()
         return self._deployment, self._progress
@@ -60,7 +70,7 @@ class Follower:
         feed.follow("events", self._client.core.events(self._deployment.event, app=alias))
         self._follow_build(feed)
         heard = time.monotonic()
-        while not self._deployment.is_final:
+        while not (self._deployment.is_final or self._has_moved):
             self._show()
             item = feed.take(TICK_S)
             if isinstance(item, Event):
@@ -72,6 +82,10 @@ class Follower:
                 self._deployment = self._client.deployment(self._deployment.deployment_id)
                 self._is_stale, heard = False, time.monotonic()
                 self._follow_build(feed)
+
+    @property
+    def _has_moved(self) -> bool:
+        return self._is_detached and self._deployment.state is DeploymentState.ROLLING_OUT
 
     def _apply(self, event: Event, feed: Feed[Event | LogLine]) -> None:
         match event.kind:

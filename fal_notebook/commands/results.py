@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from fal_notebook.wire import (
+        AppDetail,
         AppSpec,
         AppSummary,
         BundleManifest,
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
         MachineType,
         RunnerInfo,
     )
+from fal_notebook.wire_deploy import QueueSize, Restarted, RevisionDetail, RevisionDiff, RevisionPage
 
 __all__ = [
     "AppDeleted",
+    "AppRestarted",
+    "AppScaled",
     "AppsListed",
     "Check",
     "Checked",
@@ -31,8 +35,15 @@ __all__ = [
     "LinesShown",
     "MachinesListed",
     "Progress",
+    "QueueFlushed",
+    "QueueSized",
     "RequestsListed",
     "Result",
+    "RevisionDeleted",
+    "RevisionDiffed",
+    "RevisionSet",
+    "RevisionShown",
+    "RevisionsListed",
     "RunnerStopped",
     "RunnersListed",
     "Served",
@@ -168,6 +179,75 @@ class RunnerStopped:
     """A runner that was told to end."""
 
     runner_id: str
+    killed: bool = False
+    replaced: bool = False
+
+
+@dataclass(frozen=True)
+class RevisionsListed:
+    """Revisions of an app."""
+
+    app: str
+    page: RevisionPage
+
+
+@dataclass(frozen=True)
+class RevisionShown:
+    """One revision."""
+
+    revision: RevisionDetail
+
+
+@dataclass(frozen=True)
+class RevisionDiffed:
+    """What differs between two revisions."""
+
+    diff: RevisionDiff
+
+
+@dataclass(frozen=True)
+class RevisionSet:
+    """An app that points to another revision, or sends it a part of its callers."""
+
+    deployment: Deployment
+    percent: int | None = None
+
+
+@dataclass(frozen=True)
+class RevisionDeleted:
+    """A revision that is no more."""
+
+    revision: str
+
+
+@dataclass(frozen=True)
+class AppScaled:
+    """An app with its settings as they are now."""
+
+    app: AppDetail
+
+
+@dataclass(frozen=True)
+class AppRestarted:
+    """An app whose runners are replaced."""
+
+    restarted: Restarted
+
+
+@dataclass(frozen=True)
+class QueueSized:
+    """How many requests of an app wait."""
+
+    app: str
+    size: QueueSize
+
+
+@dataclass(frozen=True)
+class QueueFlushed:
+    """Requests of an app that were cancelled."""
+
+    app: str
+    cancelled: int
 
 
 @dataclass(frozen=True)
@@ -255,6 +335,15 @@ Result: TypeAlias = (
     | RequestsListed
     | RunnersListed
     | RunnerStopped
+    | RevisionsListed
+    | RevisionShown
+    | RevisionDiffed
+    | RevisionSet
+    | RevisionDeleted
+    | AppScaled
+    | AppRestarted
+    | QueueSized
+    | QueueFlushed
     | LinesShown
     | MachinesListed
     | Served

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import RunnersListed, RunnerStopped
+from fal_notebook.commands.scaling import chosen
 
 __all__ = ["COMMANDS", "ListArguments", "StopArguments"]
 
@@ -16,27 +17,37 @@ class ListArguments:
     """Arguments of `runners list`."""
 
     app: str | None = flag("Only runners of this app", metavar="NAME")
+    since: str | None = flag("Ended ones only if they ended since: 90s, 10m, 2h, 1d", metavar="TIME")
+    state: tuple[str, ...] = flag("Only this state, such as RUNNING (repeatable)", metavar="STATE", many=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopArguments:
-    """Arguments of `runners stop`."""
+    """Arguments of `runners stop` and `runners kill`."""
 
     runner: str = value("Id of the runner")
+    replace: bool = flag("Start another one in its place at once", default=False)
 
 
 def list_runners(args: ListArguments, ctx: Context) -> RunnersListed:
     """List runners."""
-    return RunnersListed(tuple(ctx.connect().runners(args.app)))
+    return RunnersListed(tuple(chosen(ctx.connect().runners(args.app), args.since, args.state)))
 
 
 def stop(args: StopArguments, ctx: Context) -> RunnerStopped:
     """Stop a runner in order: it finishes its calls. Raises: NotFoundError."""
-    ctx.connect().end_runner(args.runner)
-    return RunnerStopped(args.runner)
+    replaced = ctx.connect().end_runner(args.runner, replace=args.replace)
+    return RunnerStopped(args.runner, replaced=replaced)
+
+
+def kill(args: StopArguments, ctx: Context) -> RunnerStopped:
+    """End a runner at once; its calls fail. Raises: NotFoundError."""
+    replaced = ctx.connect().end_runner(args.runner, kill=True, replace=args.replace)
+    return RunnerStopped(args.runner, killed=True, replaced=replaced)
 
 
 COMMANDS: dict[str, Command] = {
     "runners list": Command(ListArguments, list_runners),
     "runners stop": Command(StopArguments, stop),
+    "runners kill": Command(StopArguments, kill),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fal_notebook import bundle, lint, schema
@@ -46,6 +46,9 @@ class Order:
     dry: bool = False
     strategy: Strategy = Strategy.ROLLING
     message: str | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+    detach: bool = False
+    reset_scale: bool = False
     force: bool = False
 
 
@@ -82,7 +85,7 @@ class _Shipment:
             raise
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        follower = Follower(client, self.ctx, self.progress, deployment)
+        follower = Follower(client, self.ctx, self.progress, deployment, detach=self.order.detach)
         final, progress = follower.until_final()
         if final.ephemeral:
             self.ctx.aliases[self.order.target.cls.__name__] = final.app_name
@@ -183,6 +186,9 @@ class _Shipment:
             no_cache=order.no_cache,
             force=order.force,
             message=order.message,
+            annotations=order.annotations,
+            detach=order.detach,
+            reset_scale=order.reset_scale,
             notebook=self.ctx.notebook,
         )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from fal_notebook.commands.results import (
     AppDeleted,
+    AppRestarted,
+    AppScaled,
     AppsListed,
     Checked,
     Diagnosed,
@@ -15,8 +17,15 @@ from fal_notebook.commands.results import (
     LinesShown,
     MachinesListed,
     Progress,
+    QueueFlushed,
+    QueueSized,
     RequestsListed,
     Result,
+    RevisionDeleted,
+    RevisionDiffed,
+    RevisionSet,
+    RevisionShown,
+    RevisionsListed,
     RunnersListed,
     RunnerStopped,
     Served,
@@ -26,6 +35,7 @@ from fal_notebook.commands.results import (
     Versions,
 )
 from fal_notebook.render import html as _html
+from fal_notebook.render import revisions as _revisions
 from fal_notebook.render import text as _text
 from fal_notebook.render.document import document, error_document
 from fal_notebook.render.tables import rows_of
@@ -69,7 +79,25 @@ def text(result: Result) -> str:
         case Versions():
             named = "\n".join(f"{name} {found}" for name, found in result.packages.items())
             return f"fal-notebook {result.version}\nPython {result.python}\n{named}"
-        case AppsListed() | RunnersListed() | RequestsListed() | MachinesListed() | Diagnosed():
+        case (
+            RevisionShown()
+            | RevisionDiffed()
+            | RevisionSet()
+            | RevisionDeleted()
+            | AppScaled()
+            | AppRestarted()
+            | QueueSized()
+            | QueueFlushed()
+        ):
+            return _revisions.said(result)
+        case (
+            AppsListed()
+            | RunnersListed()
+            | RevisionsListed()
+            | RequestsListed()
+            | MachinesListed()
+            | Diagnosed()
+        ):
             head, rows, empty = rows_of(result)
             return _text.table(head, rows) if rows else empty
 
@@ -79,7 +107,14 @@ def html(result: Result) -> str:
     match result:
         case Shipped():
             return _html.card(result.progress)
-        case AppsListed() | RunnersListed() | RequestsListed() | MachinesListed() | Diagnosed():
+        case (
+            AppsListed()
+            | RunnersListed()
+            | RevisionsListed()
+            | RequestsListed()
+            | MachinesListed()
+            | Diagnosed()
+        ):
             head, rows, empty = rows_of(result)
             return _html.table(head, rows) if rows else _html.pre(empty)
         case _:
@@ -149,7 +184,11 @@ def _ended(result: Stopped | AppDeleted | RunnerStopped) -> str:
         case AppDeleted():
             return f"Deleted {result.app}; its URL is gone."
         case RunnerStopped():
-            return f"Stopping {result.runner_id}; it finishes its calls first."
+            act = "Killed" if result.killed else "Stopping"
+            rest = "." if result.killed else "; it finishes its calls first."
+            return f"{act} {result.runner_id}{rest}" + (
+                " Another one is started in its place." if result.replaced else ""
+            )
 
 
 def _served(result: Served) -> str:

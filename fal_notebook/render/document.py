@@ -10,14 +10,23 @@ from pydantic import BaseModel
 
 from fal_notebook.commands.results import (
     AppDeleted,
+    AppRestarted,
+    AppScaled,
     AppsListed,
     Checked,
     Diagnosed,
     Exports,
     LinesShown,
     MachinesListed,
+    QueueFlushed,
+    QueueSized,
     RequestsListed,
     Result,
+    RevisionDeleted,
+    RevisionDiffed,
+    RevisionSet,
+    RevisionShown,
+    RevisionsListed,
     RunnersListed,
     RunnerStopped,
     Served,
@@ -26,7 +35,7 @@ from fal_notebook.commands.results import (
     Versions,
 )
 from fal_notebook.errors import FalError
-from fal_notebook.wire import ErrorBody
+from fal_notebook.wire import Deployment, ErrorBody
 
 __all__ = ["document", "error_document"]
 
@@ -51,7 +60,7 @@ def _shipped(result: Shipped) -> dict[str, Any]:
     found: dict[str, Any] = {
         "revision": deployment.revision,
         "app_name": deployment.app_name,
-        "status": str(deployment.state),
+        "status": _status(deployment),
         "changed": deployment.changed,
         "endpoint_id": deployment.endpoint_id,
         "environment": deployment.environment,
@@ -63,6 +72,24 @@ def _shipped(result: Shipped) -> dict[str, Any]:
     if result.warnings:
         found["warnings"] = list(result.warnings)
     return found
+
+
+def _status(deployment: Deployment) -> str:
+    """Return fal's word for how a deployment ended."""
+    if deployment.is_success:
+        return "deployed"
+    return str(deployment.state)
+
+
+def _set(result: RevisionSet) -> dict[str, Any]:
+    deployment = result.deployment
+    return {
+        "revision": deployment.revision,
+        "app_name": deployment.app_name,
+        "status": _status(deployment),
+        "changed": deployment.changed,
+        "percent": result.percent,
+    }
 
 
 def _checked(result: Checked) -> dict[str, Any]:
@@ -96,7 +123,23 @@ _SHAPES: dict[type, Callable[[Any], dict[str, Any]]] = {
     LinesShown: lambda result: {"logs": _listed(result.lines)},
     Stopped: lambda result: {"app": result.app, "stopped": True},
     AppDeleted: lambda result: {"app": result.app, "revision": result.revision, "deleted": True},
-    RunnerStopped: lambda result: {"runner_id": result.runner_id, "stopping": True},
+    RunnerStopped: lambda result: {
+        "runner_id": result.runner_id,
+        "stopping": True,
+        "killed": result.killed,
+        "replaced": result.replaced,
+    },
+    RevisionsListed: lambda result: result.page.model_dump(mode="json"),
+    RevisionShown: lambda result: result.revision.model_dump(mode="json"),
+    RevisionDiffed: lambda result: result.diff.model_dump(mode="json"),
+    RevisionSet: _set,
+    RevisionDeleted: lambda result: {"revision": result.revision, "deleted": True},
+    AppScaled: lambda result: result.app.model_dump(
+        mode="json", exclude={"openapi", "captures", "runners", "deployment", "endpoints"}
+    ),
+    AppRestarted: lambda result: result.restarted.model_dump(mode="json"),
+    QueueSized: lambda result: result.size.model_dump(mode="json", exclude_none=True),
+    QueueFlushed: lambda result: {"app": result.app, "cancelled": result.cancelled},
     Diagnosed: lambda result: {
         "healthy": result.is_healthy,
         "checks": [asdict(check) for check in result.checks],

@@ -10,14 +10,16 @@ from fal_notebook.commands.results import (
     Diagnosed,
     MachinesListed,
     RequestsListed,
+    RevisionsListed,
     RunnersListed,
 )
+from fal_notebook.render import revisions
 from fal_notebook.render.words import age, app_state, runner_state, seconds, short
 from fal_notebook.wire import AppSummary, CallInfo, MachineType, RunnerInfo, RunnerState
 
 __all__ = ["Listed", "rows_of"]
 
-Listed: TypeAlias = AppsListed | RunnersListed | RequestsListed | MachinesListed | Diagnosed
+Listed: TypeAlias = AppsListed | RunnersListed | RevisionsListed | RequestsListed | MachinesListed | Diagnosed
 
 _APPS = ("App", "State", "Auth", "Revision", "Runners", "Machine", "Deployed", "URL")
 _RUNNERS = ("Runner", "App", "State", "Machine", "Calls", "Up", "Pid", "Why")
@@ -53,6 +55,8 @@ def rows_of(result: Listed) -> tuple[tuple[str, ...], list[tuple[str, ...]], str
                 [_runner(runner) for runner in result.runners],
                 "No runners. The next request starts one.",
             )
+        case RevisionsListed():
+            return revisions.HEAD, [revisions.row(one) for one in result.page.revisions], "No revisions."
         case RequestsListed():
             return (
                 _REQUESTS,

@@ -109,6 +109,8 @@ class Gateway:
         else:
             known = self._known(route, caller)
         call.known = known
+        if route.branch is not None:
+            call.route = route = route.of(_name(caller, known))
         self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
         self._set_start_limit(call)
         door = None
@@ -400,6 +402,14 @@ def _parse_target(raw: bytes) -> Target:
 def _is_climbing(path: bytes) -> bool:
     plain = unquote_to_bytes(path)
     return any(part in (b".", b"..") for part in plain.replace(b"\\", b"/").split(b"/")) or b"\x00" in plain
+
+
+def _name(caller: Caller, known: Known | None) -> str:
+    """Return what tells one caller from another: the key, else the address."""
+    if known is not None:
+        return known.key_id
+    given = caller.head.found.get(b"authorization")
+    return given.decode("latin-1") if given is not None else str(caller.connection.address)
 
 
 def _seconds(given: bytes) -> float:

@@ -7,7 +7,7 @@ import re
 
 from fal_backend.domain.records import Alias, Revision
 from fal_notebook.errors import DeployError, UsageError
-from fal_notebook.wire import DEV_SUFFIX, AppSpec, AuthMode, ScaleSpec
+from fal_notebook.wire import ANNOTATIONS_BYTES, ANNOTATIONS_LIMIT, DEV_SUFFIX, AppSpec, AuthMode, ScaleSpec
 
 __all__ = [
     "DEFAULTS",
@@ -39,8 +39,6 @@ DEFAULTS = ScaleSpec(
 _FROM_CODE = frozenset({"max_multiplexing", "startup_timeout", "machine_types"})
 """Always taken from the new code; everything else is the alias's once there is one."""
 
-_ANNOTATIONS = 32
-_ANNOTATIONS_BYTES = 16 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?")
 
@@ -133,10 +131,10 @@ def checked_annotations(annotations: dict[str, str]) -> str | None:
     if not annotations:
         return None
     text = json.dumps(annotations, ensure_ascii=False)
-    if len(annotations) > _ANNOTATIONS or len(text.encode()) > _ANNOTATIONS_BYTES:
+    if len(annotations) > ANNOTATIONS_LIMIT or len(text.encode()) > ANNOTATIONS_BYTES:
         raise UsageError(
             f"{len(annotations)} annotations of {len(text.encode())} bytes are too many.",
-            fix=f"At most {_ANNOTATIONS}, and {_ANNOTATIONS_BYTES // 1024} KiB in all.",
+            fix=f"At most {ANNOTATIONS_LIMIT}, and {ANNOTATIONS_BYTES // 1024} KiB in all.",
             code="usage.annotations",
         )
     return text
