@@ -343,7 +343,7 @@ class AsyncClient:
         repeatable: bool = True,
     ) -> httpx.Response:
         data = body.model_dump_json().encode() if body is not None else content
-        headers = {"content-type": "application/json"} if body is not None else {}
+        headers = {"content-type": "application/json"} if body is not None or method == "PATCH" else {}
         pauses = iter(RETRY_S)
         while True:
             try:

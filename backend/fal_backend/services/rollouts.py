@@ -226,7 +226,7 @@ class Rollouts:
 
     def _revision_failed(self, draft: Draft, row: Deployment) -> None:
         revision = draft.need(Revision, row.revision)
-        if revision.status == "new":
+        if revision.status == "new" and row.error_json is not None:
             draft.change(replace(revision, status="failed"))
         if row.state != DeploymentState.ABORTED:
             self._cancel_build(draft, revision.image)
