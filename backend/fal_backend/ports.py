@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fal_backend.domain.queue import Outcome
-from fal_backend.domain.records import EventRow, Record, Request, Webhook
+from fal_backend.domain.records import AuditEntry, EventRow, Record, Request, Usage, Webhook
 from fal_backend.domain.records_secrets import DataKey
 from fal_backend.domain.webhook import Tried
 from fal_backend.domain.webhook_guard import HookTarget
@@ -20,6 +20,8 @@ from fal_backend.domain.webhook_guard import HookTarget
 __all__ = [
     "Arrived",
     "Blobs",
+    "BookReads",
+    "BookWrites",
     "BuildSpec",
     "Builder",
     "Bus",
@@ -45,6 +47,7 @@ __all__ = [
     "StartOrder",
     "Store",
     "Tx",
+    "UsageSum",
     "WebhookReads",
     "WebhookSender",
     "WebhookSigner",
@@ -195,6 +198,53 @@ class SecretBox(Protocol):
         ...
 
 
+class UsageSum(NamedTuple):
+    """What was used, summed up."""
+
+    account: str
+    """Who is charged."""
+    app: str
+    caller: str
+    machine_type: str
+    minute: int | None
+    """None: over all minutes that were asked for."""
+    calls: int
+    micros: int
+
+
+class BookReads(Protocol):
+    """Reads of usage and of the record of acts."""
+
+    def sums(
+        self,
+        since: int,
+        until: int,
+        *,
+        account: str | None = None,
+        app: str | None = None,
+        by_minute: bool = False,
+        limit: int = 10_000,
+    ) -> list[UsageSum]:
+        """Return what was used from minute `since` to before minute `until`, newest first where by minute."""
+        ...
+
+    def acts(self, limit: int, *, account: str | None = None) -> list[AuditEntry]:
+        """Return the newest acts."""
+        ...
+
+
+class BookWrites(BookReads, Protocol):
+    """What is done for many calls at once."""
+
+    def add(self, rows: Sequence[Usage]) -> None:
+        """Add to what is there of the same id."""
+        ...
+
+    def trim(self, before: int, limit: int) -> int:
+        """Remove usage of before a minute, and return how many rows went."""
+        ...
+
+
 class WebhookSigner(Protocol):
     """Holds the keys that sign webhooks."""
 
@@ -223,6 +273,8 @@ class Reader(Protocol):
     def requests(self) -> RequestReads: ...
     @property
     def webhooks(self) -> WebhookReads: ...
+    @property
+    def books(self) -> BookReads: ...
     def get(self, kind: type[R], id: str | int) -> R | None: ...
     def find(self, kind: type[R], **where: Any) -> list[R]: ...
     def starting(self, kind: type[R], prefix: str, limit: int) -> list[R]:
@@ -245,6 +297,8 @@ class Tx(Reader, Protocol):
     def requests(self) -> RequestWrites: ...
     @property
     def webhooks(self) -> WebhookWrites: ...
+    @property
+    def books(self) -> BookWrites: ...
     def insert(self, record: Record) -> None: ...
     def put(self, record: Record) -> None:
         """Insert unless a record with this id exists; then leave that one."""
@@ -258,8 +312,16 @@ class Tx(Reader, Protocol):
         ...
 
     def delete(self, kind: type[Record], id: str | int) -> None: ...
-    def emit(self, subject: str, kind: str, data: dict[str, Any], *, app: str | None = None) -> None:
-        """Append an event; its number is given when the group commits."""
+    def emit(
+        self,
+        subject: str,
+        kind: str,
+        data: dict[str, Any],
+        *,
+        app: str | None = None,
+        account: str | None = None,
+    ) -> None:
+        """Append an event; its number is given when the group commits. account: who may see it; None: all."""
         ...
 
 
@@ -277,7 +339,7 @@ class Bus(Protocol):
     def publish(self, events: Sequence[EventRow]) -> None: ...
     def follow(
         self, after: int, *, app: str | None = None, subject: str | None = None
-    ) -> AsyncIterator[EventRow]:
+    ) -> AsyncGenerator[EventRow]:
         """Yield events after number `after`: first from the store, then as they come; never a gap.
 
         The first one has kind "reset" when events after `after` are no longer kept.

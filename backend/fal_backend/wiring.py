@@ -33,6 +33,7 @@ from fal_backend.adapters.bus import EventBus
 from fal_backend.adapters.hosts import Hosts
 from fal_backend.adapters.machines import MachinesFile
 from fal_backend.adapters.payloads_fs import PayloadFolder
+from fal_backend.adapters.prices import load_prices
 from fal_backend.adapters.request_log_sqlite import RequestLogFile
 from fal_backend.adapters.secret_box import load_secret_box
 from fal_backend.adapters.shelf_fs import FileShelf
@@ -43,6 +44,7 @@ from fal_backend.adapters.store.retention import keep_trimming
 from fal_backend.adapters.store.store import SqliteStore
 from fal_backend.adapters.webhook_keys import load_webhook_keys
 from fal_backend.adapters.webhook_post import WebhookPost
+from fal_backend.api.accounts import account_routes
 from fal_backend.api.auth import Auth
 from fal_backend.api.control import Control, Identity, control_app
 from fal_backend.api.courier import RunnerCourier
@@ -60,10 +62,13 @@ from fal_backend.api.requests import request_routes
 from fal_backend.api.revisions import revision_routes
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
+from fal_backend.api.usage import usage_routes
 from fal_backend.api.webhooks import published_keys, webhook_routes
+from fal_backend.domain.call_record import CallRecord
 from fal_backend.domain.placement import NodeView
-from fal_backend.domain.records import Account, Request, Runner, RunnerPhase
+from fal_backend.domain.records import Account, Alias, Request, Runner, RunnerPhase
 from fal_backend.domain.webhook_guard import Allowed
+from fal_backend.services.accounts import Accounts, Tables
 from fal_backend.services.apps import Apps
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
@@ -88,11 +93,13 @@ from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
 from fal_backend.services.starts import Starts
+from fal_backend.services.usage import UsageLedger
 from fal_backend.services.warmth import Warmth
 from fal_backend.services.webhooks import Webhooks
 from fal_backend.settings import Settings
 from fal_notebook.errors import BackendError, FalError
 from fal_notebook.runtime.inventory import inventory_of
+from fal_notebook.wire import AuthMode
 
 __all__ = ["run"]
 
@@ -101,6 +108,7 @@ log = structlog.get_logger()
 ENDED = 0
 FAILED = 1
 OLDER_SCHEMA = 76
+_KEYS_S = 30.0
 BAD_CONFIGURATION = 78
 
 
@@ -129,6 +137,9 @@ class _House:
     queue: Queue
     webhooks: Webhooks
     request_log: RequestLog
+    usage: UsageLedger
+    accounts: Accounts
+    auth: Auth
     adopted: asyncio.Event
     edge: Edge
 
@@ -166,7 +177,9 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     ]
     machines = MachinesFile(machines_file, (device.model for view in views for device in view.devices))
     nodes = Nodes(ledger, views, machines.types)
-    auth = await Auth.load(store)
+    accounts = Accounts(store, on_account=ledger.remember)
+    tables = await accounts.load()
+    auth = Auth(tables.accounts.values(), tables.keys.values(), tables.members.values())
 
     dispatch = Dispatch(
         on_demand=lambda revision: reconcile.on_demand(revision),
@@ -246,7 +259,18 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     )
     queue.use_hook(webhooks.note_end)
     request_log = RequestLog(_request_log_file(settings))
-    queued_calls = QueuedCalls(dispatch, request_log.note)
+    prices = load_prices(places.home / "prices.toml")
+    usage = UsageLedger(
+        store,
+        auth_of=lambda app: AuthMode(row.auth) if (row := ledger.get(Alias, app)) else AuthMode.PRIVATE,
+        machine_of=lambda runner: row.machine_type if (row := ledger.get(Runner, runner)) else "",
+    )
+
+    def note(record: CallRecord) -> None:
+        request_log.note(record)
+        usage.note(record)
+
+    queued_calls = QueuedCalls(dispatch, note)
 
     def ended(row: Request) -> None:
         webhooks.ring(row)
@@ -254,6 +278,13 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
 
     queue.on_done = ended
     streams = Streams()
+    streams.is_good = auth.is_good
+
+    def take(tables: Tables) -> None:
+        auth.take(tables.accounts.values(), tables.keys.values(), tables.members.values())
+        streams.recheck()
+
+    accounts.on_change = take
     idleness = Idleness(ledger, lambda: streams.open + webhooks.is_busy)
     identity = Identity(
         instance_id=settings.instance_id,
@@ -296,7 +327,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         queue=queue.size,
         lines=lambda: (request_log.written, request_log.dropped),
     )
-    gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates, note=request_log.note, sources=sources)
+    gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates, note=note, sources=sources)
     edge = Edge(
         gateway,
         control_app(
@@ -304,8 +335,10 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             webhook_routes(webhooks),
             revision_routes(control, catalog, revisions, apps, queue),
             plan_routes(control, catalog, Plans(deploy=deploy, store=store, ledger=ledger)),
-            request_routes(request_log, account.nickname),
             environment_routes(environments, secrets),
+            request_routes(request_log),
+            account_routes(accounts),
+            usage_routes(usage, accounts, prices=prices.per_second, currency=prices.currency),
         ),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
         queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates, check_webhook=webhooks.check),
@@ -334,6 +367,9 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         queue,
         webhooks,
         request_log,
+        usage,
+        accounts,
+        auth,
         news.adopted,
         edge,
     )
@@ -400,6 +436,8 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("queue", house.queue.run(house.adopted)),
         _task("webhooks", house.webhooks.run()),
         _task("request log", house.request_log.run()),
+        _task("usage", house.usage.run()),
+        _task("keys", _keep_noting(house)),
         _task("serve", serve(house.edge, tcp=tcp, api=api, tls=tls)),
         _task("told", told.wait()),
     ]
@@ -423,6 +461,8 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         house.edge.end()
         await _end([*tasks, preparing])
         await house.queue.close()
+        await house.usage.flush()
+        await _note_keys(house)
         await house.images.close()
         await house.fleet.close()
 
@@ -441,6 +481,20 @@ def _tls(
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *settings.allow_hosts}
     authority = LocalAuthority(settings.places.tls, names | ({address} - {"0.0.0.0", "::"}))
     return (listener, authority.context()), authority.keep()
+
+
+async def _keep_noting(house: _House) -> None:
+    """Write now and then which keys were used."""
+    while True:
+        await asyncio.sleep(_KEYS_S)
+        await _note_keys(house)
+
+
+async def _note_keys(house: _House) -> None:
+    used = house.auth.used()
+    with contextlib.suppress(FalError):  # a date that nobody decides anything by
+        if used:
+            await house.accounts.note_used(used)
 
 
 def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

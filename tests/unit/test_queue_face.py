@@ -321,10 +321,11 @@ async def test_only_the_submitter_and_the_owner_may_ask(tmp_path: Path, action: 
     for alias in ("app", "open"):
         assert {said[alias, "owner", s] for s in ("acc-owner", "acc-stranger", None)} == {good}
         assert said[alias, "stranger", "acc-owner"] == 403
-        assert said[alias, "stranger", "acc-stranger"] == said[alias, "stranger", None] == good
+        assert said[alias, "stranger", "acc-stranger"] == good
         assert said[alias, "nobody", "acc-owner"] == 401
-    assert said["open", "nobody", None] == good
+    assert said["open", "nobody", None] == said["open", "stranger", None] == good
     assert said["app", "nobody", None] == 401
+    assert said["app", "stranger", None] == 403, "what nobody submitted is for those who may call"
 
 
 async def test_the_status_stream_tells_changes_and_ends(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from fal_backend.domain.records import EventRow
 from fal_backend.ports import Reader, Store
@@ -53,7 +53,7 @@ class EventBus:
 
     async def follow(
         self, after: int, *, app: str | None = None, subject: str | None = None
-    ) -> AsyncIterator[EventRow]:
+    ) -> AsyncGenerator[EventRow]:
         """Yield events after number `after`: first from the store, then as they come; never a gap.
 
         Where events between are no longer kept, or `after` is of another store, the first one has kind

@@ -1,70 +1,78 @@
-"""Who may call an app, and who may ask for a request that waits or ran: one rule for every face of the data plane.
+"""The doors' side of `domain.access`: who asks, and a verdict as a refusal; for every face of the data plane.
 
-Rules: judged in memory, without a wait. A private app answers its owner's keys, a shared one any good key, a public
-one everybody. A request belongs to who submitted it and to the app's owner; where nobody said who submitted it, its
-id is all that is asked for.
-Source: RELIABILITY, "Security": status, result and cancel check the submitter, even for a public app.
+Rules: judged in memory, without a wait. A key that is no good counts as none; what it lacked is said where that
+matters, and a public app answers also who shows another house's key.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from fal_backend.domain.access import Operation, Owned, Principal, Verdict, may
 from fal_backend.domain.request import Refusal
 from fal_backend.services.dispatch import RouteInfo
 from fal_notebook.errors import AuthError
 from fal_notebook.wire import AuthMode
 
-__all__ = ["Authority", "Known", "check_account", "check_submitter", "known_caller", "may_call"]
-
-
-class Known(Protocol):
-    """A caller whose key is good."""
-
-    @property
-    def account(self) -> str: ...
-    @property
-    def key_id(self) -> str: ...
+__all__ = ["Authority", "Presented", "check", "check_call", "may_call", "presented"]
 
 
 class Authority(Protocol):
     """Says whose key it is."""
 
-    def principal(self, authorization: bytes | None) -> Known | None:
+    def principal(self, authorization: bytes | None) -> Principal | None:
         """Return the key's owner, None without a key. Raises: AuthError when the key is no good."""
         ...
 
 
-def may_call(auth: Authority, info: RouteInfo, authorization: bytes | None) -> Known | None:
-    """Return who may call the app; a public one asks for no key. Raises: Refusal 401, 403."""
-    if info.auth is AuthMode.PUBLIC:
+class Presented:
+    """Who asks, as far as the key says it; `fault` is what was wrong with a key that is no good."""
+
+    __slots__ = ("fault", "principal")
+
+    def __init__(self, principal: Principal | None, fault: str | None = None) -> None:
+        self.principal = principal
+        self.fault = fault
+
+
+def presented(auth: Authority, authorization: bytes | None) -> Presented:
+    """Return who asks; nothing is refused yet."""
+    try:
+        return Presented(auth.principal(authorization))
+    except AuthError as error:
+        return Presented(None, error.message)
+
+
+def may_call(
+    auth: Authority, info: RouteInfo, authorization: bytes | None, operation: Operation = Operation.RUN
+) -> Principal | None:
+    """Return who may call the app; of a public one nobody is asked for a key. Raises: Refusal 401, 403."""
+    if info.auth is AuthMode.PUBLIC and may(None, operation, info) is Verdict.OK:
         return None
-    known = known_caller(auth, authorization)
-    if known is None:
-        raise Refusal(401, f"A key is needed to call '{info.alias}': send `Authorization: Key <id>:<secret>`")
-    check_account(known, info)
-    return known
+    asker = presented(auth, authorization)
+    check_call(asker, info, operation)
+    return asker.principal
 
 
-def check_account(known: Known, info: RouteInfo) -> None:
-    """Let pass whose account may call the app. Raises: Refusal 403."""
-    if info.auth is AuthMode.PRIVATE and known.account != info.account:
+def check_call(asker: Presented, info: RouteInfo, operation: Operation = Operation.RUN) -> None:
+    """Let pass who may call the app. Raises: Refusal 401, 403."""
+    verdict = may(asker.principal, operation, info)
+    if verdict is Verdict.NO_KEY:
+        needed = f"A key is needed to call '{info.alias}': send `Authorization: Key <id>:<secret>`"
+        raise Refusal(401, asker.fault or needed)
+    if verdict is not Verdict.OK:
         raise Refusal(403, f"This key may not call '{info.alias}'")
 
 
-def known_caller(auth: Authority, authorization: bytes | None) -> Known | None:
-    """Return who asks, None without a key. Raises: Refusal 401 for a key that is no good."""
-    try:
-        return auth.principal(authorization)
-    except AuthError as error:
-        raise Refusal(401, error.message) from error
-
-
-def check_submitter(known: Known | None, *, submitter: str | None, owner: str) -> None:
-    """Let pass who submitted a request, and the app's owner. Raises: Refusal 401, 403."""
-    if submitter is None:
-        return
-    if known is None:
-        raise Refusal(401, "A key is needed: this request was submitted with one")
-    if known.account not in (submitter, owner):
-        raise Refusal(403, "This request was submitted by somebody else")
+def check(asker: Presented, operation: Operation, target: Owned, *, submitter: str | None) -> None:
+    """Let pass who may ask about a request, or end it. Raises: Refusal 401, 403."""
+    verdict = may(asker.principal, operation, target, submitter=submitter)
+    if verdict is Verdict.NO_KEY:
+        whose = (
+            "this request was submitted with one" if submitter else "send `Authorization: Key <id>:<secret>`"
+        )
+        raise Refusal(401, asker.fault or f"A key is needed: {whose}")
+    if verdict is not Verdict.OK:
+        raise Refusal(
+            403, "This request was submitted by somebody else" if submitter else "This key may not do this"
+        )

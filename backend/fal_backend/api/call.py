@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from fal_backend.api.access import Known
 from fal_backend.api.caller import Caller, problem
 from fal_backend.api.upstream import Answer, End, UpConn
+from fal_backend.domain.access import Principal
 from fal_backend.domain.call_record import CallRecord, Phases, phases, server_timing
 from fal_backend.domain.request import Failure, Refusal
 from fal_backend.services.dispatch import Door, Route
@@ -87,7 +87,7 @@ class Call:
         self.status = 0
         self.error_type: str | None = None
         """Of an answer in the App's place."""
-        self.known: Known | None = None
+        self.known: Principal | None = None
         """Whose key it came with, where one was asked for."""
         self.kind = b"sync"
         self.sent_at = 0.0

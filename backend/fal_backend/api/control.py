@@ -1,6 +1,7 @@
 """The control API: what owners do with apps, under `/api/v1`; FastAPI, and nothing decided here.
 
-Rules: a key is needed for all but `GET /instance`; bodies are bounded before they are read; URLs in answers
+Rules: a key is needed for all but `GET /instance`, and what it is good for is judged by `domain.access` from method
+and path alone, so that no route can forget it; `X-Fal-Team` names the team that is acted for; bodies are bounded before they are read; URLs in answers
 stand on the address that the asker used.
 """
 
@@ -12,7 +13,8 @@ import hmac
 import os
 import platform
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,8 +23,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fal_backend.api import problems
-from fal_backend.api.auth import ADMIN, Auth, Principal
+from fal_backend.api.auth import Auth, Principal
 from fal_backend.api.events import Streams, encode_event, encode_line
+from fal_backend.domain.access import Operation, Target, Verdict, may, operation_of
+from fal_backend.domain.records import EventRow
 from fal_backend.ports import Blobs, Bus
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Author, Deploy
@@ -65,6 +69,14 @@ class Identity:
     secret: bytes
 
 
+async def _own(events: AsyncGenerator[EventRow], account: str) -> AsyncGenerator[EventRow]:
+    """Yield an account's events, and those that are everybody's."""
+    async with aclosing(events):
+        async for event in events:
+            if event.account is None or event.account == account:
+                yield event
+
+
 async def _principal(request: Request) -> Principal:
     control: Control = request.app.state.control
     return control.principal(request)
@@ -104,7 +116,7 @@ class Control:
         self._idleness = idleness
 
     def principal(self, request: Request) -> Principal:
-        """Return the owner of the request's key.
+        """Return who asks, acting for the account that is named, and allowed to do what is asked.
 
         Raises: AuthError.
         """
@@ -112,8 +124,13 @@ class Control:
         principal = self._auth.principal(header.encode("latin-1") if header is not None else None)
         if principal is None:
             raise AuthError("A key is needed.", fix="Send `Authorization: Key <id>:<secret>`.")
-        if principal.scope != ADMIN:
-            raise AuthError("This key may call apps only.", fix="Use an ADMIN key.", code="auth.forbidden")
+        team = request.headers.get("x-fal-team")
+        if team:
+            principal = self._auth.acting(principal, team)
+        path = request.url.path.removeprefix(PREFIX).removeprefix("/rest")
+        operation = operation_of(request.method, path)
+        if may(principal, operation, Target(principal.account)) is not Verdict.OK:
+            raise _forbidden(principal, operation)
         self._idleness.touch()
         return principal
 
@@ -214,8 +231,8 @@ class Control:
         if last_seen is not None and last_seen.isdigit():
             after = int(last_seen)
         start = self._bus.last if after is None else after
-        source = self._bus.follow(start, app=app, subject=subject)
-        return self._streams.respond(source, encode_event, ends=False)
+        source = _own(self._bus.follow(start, app=app, subject=subject), who.account)
+        return self._streams.respond(source, encode_event, ends=False, who=who)
 
     async def logs(
         self,
@@ -231,19 +248,19 @@ class Control:
         query = LogQuery(after=after, follow=follow, request=request, limit=limit)
         if runner is not None:
             row = await self._catalog.runner(who.account, runner)
-            return self._streams.respond(self._logs.of_runner(row, query), encode_line, ends=True)
+            return self._streams.respond(self._logs.of_runner(row, query), encode_line, ends=True, who=who)
         if app is None:
             raise UsageError("Name an app or a runner.", code="usage.invalid_request")
         key = (who.account, app)
         rows = await self._catalog.runner_history(key)
-        return self._streams.respond(self._logs.of_app(key, rows, query), encode_line, ends=True)
+        return self._streams.respond(self._logs.of_app(key, rows, query), encode_line, ends=True, who=who)
 
     async def build_log(self, hash: str, who: Who, after: int = 0, follow: bool = False) -> Response:
         """Stream the log of an image's build."""
         if not _HASH.fullmatch(hash) or not self._images.has_log(hash):
             raise NotFoundError(f"There is no build log of image {hash[:80]}.", code="image.not_found")
         lines = self._images.lines(hash, after=after, follow=follow)
-        return self._streams.respond(lines, encode_line, ends=True)
+        return self._streams.respond(lines, encode_line, ends=True, who=who)
 
     # ---- sessions ------------------------------------------------------------------------------------------
     async def open_session(self, body: SessionRequest, request: Request, who: Who) -> SessionInfo:
@@ -260,7 +277,7 @@ class Control:
     async def hold_session(self, id: str, who: Who) -> Response:
         """Keep a session for as long as this answer is read."""
         self._sessions.hold(id, who.account)
-        return self._streams.respond(self._held(id), bytes, ends=False)
+        return self._streams.respond(self._held(id), bytes, ends=False, who=who)
 
     async def _held(self, session_id: str) -> AsyncIterator[bytes]:
         try:
@@ -275,6 +292,18 @@ class Control:
         if host is None or "peer_pid" in request.scope.get("state", {}):
             return self._identity.url
         return f"{request.url.scheme}://{host}"
+
+
+def _forbidden(who: Principal, operation: Operation) -> AuthError:
+    if operation is Operation.GOVERN and who.scope == "ADMIN":
+        return AuthError("Only an admin of this backend may do this.", code="auth.forbidden")
+    if operation is Operation.KEYS and who.scope == "ADMIN":
+        return AuthError(f"You do not manage the team {who.nickname}.", code="auth.forbidden")
+    if who.scope == "API":
+        return AuthError("This key may call apps only.", fix="Use an ADMIN key.", code="auth.forbidden")
+    return AuthError(
+        f"A key of scope {who.scope} may not do this.", fix="Use an ADMIN key.", code="auth.forbidden"
+    )
 
 
 def _checked_sha(sha256: str) -> str:

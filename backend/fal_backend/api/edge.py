@@ -165,7 +165,7 @@ class Edge:
             send = self._patient(scope, send)
         if scope["method"] == "OPTIONS" and self._is_preflight(scope["headers"]):
             await _answer(send, 204, _PREFLIGHT, b"")
-        elif path.startswith("/api/"):
+        elif path.startswith(("/api/", "/rest/users/")):
             await self._control(scope, receive, send)
         elif path.startswith(("/files/", "/rest/storage/")) and self._storage is not None:
             await self._storage(scope, receive, send)

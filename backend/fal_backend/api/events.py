@@ -1,7 +1,7 @@
 """Streams of the control API: numbered events and log lines as server-sent events.
 
 Rules: what is there at once is sent in one piece; a silent stream is pinged, so that both ends notice a dead
-one; a source is ended with its reader.
+one; a source is ended with its reader, and a stream with its reader's leave to read it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 from fastapi.responses import StreamingResponse
 
+from fal_backend.domain.access import Principal
 from fal_backend.domain.records import EventRow
 from fal_backend.services.views import moment
 from fal_notebook.errors import FalError
@@ -57,7 +58,9 @@ class Streams:
 
     def __init__(self) -> None:
         self.open = 0
-        self._queues: set[asyncio.Queue[bytes | None]] = set()
+        self.is_good: Callable[[Principal], bool] = lambda who: True
+        """Whether somebody who was let in would still be."""
+        self._queues: dict[asyncio.Queue[bytes | None], Principal] = {}
         self._is_ending = False
 
     def end(self) -> None:
@@ -68,36 +71,50 @@ class Streams:
                 queue.get_nowait()
             queue.put_nowait(None)
 
+    def recheck(self) -> None:
+        """End the streams of those who may not read them any more."""
+        for queue, who in self._queues.items():
+            if not self.is_good(who):
+                _cut(queue)
+
     def respond(
-        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool
+        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool, who: Principal
     ) -> StreamingResponse:
-        """Return the answer that streams a source; ends: say so when the source has no more."""
-        content = self._content(source, encoder, ends=ends)
+        """Return the answer that streams a source to somebody; ends: say so when the source has no more."""
+        content = self._content(source, encoder, ends=ends, who=who)
         return StreamingResponse(content, media_type="text/event-stream", headers=_HEADERS)
 
     async def _content(
-        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool
+        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool, who: Principal
     ) -> AsyncIterator[bytes]:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
         pump = asyncio.create_task(_pump(source, encoder, queue), name="stream")
         self.open += 1
-        self._queues.add(queue)
+        self._queues[queue] = who
         try:
             # The first bytes say that the stream is open, before anything happens on it.
             yield PING
-            while True:
+            # Asked again at each piece: a key expires without anybody saying so.
+            while self.is_good(who):
                 piece, is_last = await _take(queue)
-                if piece:
+                if piece and self.is_good(who):
                     yield piece
                 if is_last:
                     break
-            if ends and not self._is_ending:
+            if ends and not self._is_ending and self.is_good(who):
                 yield encode("{}", event="end")
         finally:
             self.open -= 1
-            self._queues.discard(queue)
+            self._queues.pop(queue, None)
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
+
+
+def _cut(queue: asyncio.Queue[bytes | None]) -> None:
+    """Make the end the next thing that is read: what waits is for somebody who may not read it."""
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)
 
 
 async def _pump(

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from time import monotonic
 from urllib.parse import unquote_to_bytes
 
-from fal_backend.api.access import Authority, Known, check_account, may_call
+from fal_backend.api.access import Authority, Presented, check_call, may_call
 from fal_backend.api.call import Call, Target, send_body
 from fal_backend.api.caller import Caller
 from fal_backend.api.connection import IN_HAND
@@ -24,6 +24,7 @@ from fal_backend.api.pool import Pool, cancel_call, end_session
 from fal_backend.api.rates import Rates
 from fal_backend.api.tokens import Tokens
 from fal_backend.api.upstream import End, UpConn
+from fal_backend.domain.access import Operation, Principal
 from fal_backend.domain.call_record import CallRecord
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
@@ -182,14 +183,14 @@ class Gateway:
             raise unknown_app(target.key.partition(b"/")[2].decode("ascii", "replace"))
         return route
 
-    def _known(self, route: Route, caller: Caller) -> Known | None:
+    def _known(self, route: Route, caller: Caller) -> Principal | None:
         """Return who calls, None where nobody needs to know. Raises: Refusal 401, 403."""
         if caller.token is None:
             return may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
         if self._tokens is None:
             raise Refusal(401, "Tokens are not accepted here")
         known = self._tokens.open(caller.token, route.key)
-        check_account(known, route.info)
+        check_call(Presented(known), route.info, Operation.WS)
         return known
 
     def _set_start_limit(self, call: Call) -> None:

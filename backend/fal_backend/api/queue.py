@@ -15,12 +15,13 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
-from fal_backend.api.access import Authority, Known, check_submitter, known_caller, may_call
+from fal_backend.api.access import Authority, Presented, check, may_call, presented
 from fal_backend.api.caller import Caller, problem
 from fal_backend.api.connection import IN_HAND
 from fal_backend.api.queue_answers import accepted_body, cancel_answer, status_answer, status_body
 from fal_backend.api.queue_target import Ask, QueueTarget, parse_queue_target
 from fal_backend.api.rates import Rates
+from fal_backend.domain.access import Operation, Principal, Target
 from fal_backend.domain.request import Refusal, is_yes, unknown_app
 from fal_backend.services.dispatch import Dispatch, Route
 from fal_backend.services.queue_values import (
@@ -147,15 +148,11 @@ class QueueDoor:
         lines = f"x-fal-revision: {route.info.revision}\r\n".encode()
         _answer(caller, accepted.request_id, 200, body_, lines)
 
-    def _submitter(self, route: Route, authorization: bytes | None) -> Known | None:
+    def _submitter(self, route: Route, authorization: bytes | None) -> Principal | None:
         """Return whose request it will be. Raises: Refusal 401, 403."""
-        may_call(self._auth, route.info, authorization)
-        if route.info.auth is not AuthMode.PUBLIC:
-            return known_caller(self._auth, authorization)
-        # A public app answers everybody, also who shows another house's key.
-        with contextlib.suppress(Refusal):
-            return known_caller(self._auth, authorization)
-        return None
+        known = may_call(self._auth, route.info, authorization, Operation.QUEUE)
+        # A public app asks nobody, but who shows a key owns the request.
+        return presented(self._auth, authorization).principal if known is None else known
 
     async def _body(self, caller: Caller) -> bytes | SavedBody:
         if caller.more_body and (caller.length is None or caller.length <= IN_HAND):
@@ -167,56 +164,57 @@ class QueueDoor:
     # What became of it
 
     async def _ask(self, caller: Caller, target: QueueTarget) -> None:
-        known = self._asking(caller, target)
+        asker, auth = self._asking(caller, target)
         owner, alias, request_id = target.owner, target.alias, target.request_id
         match target.ask:
             case Ask.STATUS:
                 view = await self._queue.status(owner, alias, request_id, logs=target.logs)
-                check_submitter(known, submitter=view.caller, owner=view.account)
+                check(asker, Operation.STATUS, Target(view.account, auth), submitter=view.caller)
                 status, body = status_answer(self._base(caller, target), view)
                 _answer(caller, request_id, status, body, _runner_line(view))
             case Ask.FOLLOW:
                 views = self._queue.follow(owner, alias, request_id, logs=target.logs)
-                await self._follow(caller, target, known, views)
+                await self._follow(caller, target, (asker, auth), views)
             case Ask.RESULT:
                 stored = await self._queue.answer(owner, alias, request_id)
-                check_submitter(known, submitter=stored.caller, owner=stored.account)
+                check(asker, Operation.RESULT, Target(stored.account, auth), submitter=stored.caller)
                 await _send_stored(caller, request_id, stored)
             case _:
-                status, body = cancel_answer(await self._cancel(target, known))
+                status, body = cancel_answer(await self._cancel(target, asker, auth))
                 _answer(caller, request_id, status, body)
 
-    def _asking(self, caller: Caller, target: QueueTarget) -> Known | None:
-        """Return who asks. Raises: Refusal 401 for a bad key, and for none where the app is not public."""
-        known = None
+    def _asking(self, caller: Caller, target: QueueTarget) -> tuple[Presented, AuthMode]:
+        """Return who asks, and the app's mode. Raises: Refusal 401 without a good key where the app is not public."""
+        asker = presented(self._auth, caller.head.found.get(b"authorization"))
         route = self._dispatch.find(target.key)
-        is_public = route is None or route.info.auth is AuthMode.PUBLIC
-        try:
-            known = known_caller(self._auth, caller.head.found.get(b"authorization"))
-        except Refusal:
-            if not is_public:
-                raise
-        if known is None and not is_public:
-            raise Refusal(401, "A key is needed: send `Authorization: Key <id>:<secret>`")
-        return known
+        # Of an app that is gone, what a request was submitted with is all that counts.
+        auth = AuthMode.PUBLIC if route is None else route.info.auth
+        if asker.principal is None and auth is not AuthMode.PUBLIC:
+            # Before anything is looked up: without a key nobody learns which requests there are.
+            raise Refusal(401, asker.fault or "A key is needed: send `Authorization: Key <id>:<secret>`")
+        return asker, auth
 
-    async def _cancel(self, target: QueueTarget, known: Known | None) -> CancelOutcome:
+    async def _cancel(self, target: QueueTarget, asker: Presented, auth: AuthMode) -> CancelOutcome:
         try:
             owner, submitter = await self._queue.caller_of(target.owner, target.alias, target.request_id)
         except Refusal as refusal:
             if refusal.status == 404:
                 return CancelOutcome.NOT_FOUND
             raise
-        check_submitter(known, submitter=submitter, owner=owner)
+        check(asker, Operation.CANCEL, Target(owner, auth), submitter=submitter)
         return await self._queue.cancel(target.owner, target.alias, target.request_id)
 
     async def _follow(
-        self, caller: Caller, target: QueueTarget, known: Known | None, views: AsyncIterator[StatusView]
+        self,
+        caller: Caller,
+        target: QueueTarget,
+        asking: tuple[Presented, AuthMode],
+        views: AsyncIterator[StatusView],
     ) -> None:
-        reader = _Reader(caller)
+        reader, (asker, auth) = _Reader(caller), asking
         try:
             first = await anext(views)
-            check_submitter(known, submitter=first.caller, owner=first.account)
+            check(asker, Operation.STATUS, Target(first.account, auth), submitter=first.caller)
             if caller.disconnected:
                 return
             caller.served = reader

@@ -23,8 +23,8 @@ __all__ = ["request_routes"]
 _STATUS = re.compile("([1-5])(?:([0-9]{2})|xx)", re.IGNORECASE)
 
 
-def request_routes(log: RequestLog, nickname: str) -> Callable[[FastAPI], None]:
-    """Return what adds the routes to the control API; nickname: the owner in front of an alias."""
+def request_routes(log: RequestLog) -> Callable[[FastAPI], None]:
+    """Return what adds the routes to the control API."""
 
     async def page(
         who: Who,
@@ -37,7 +37,7 @@ def request_routes(log: RequestLog, nickname: str) -> Callable[[FastAPI], None]:
         """List the newest calls of the asker's apps."""
         wanted = CallFilter(
             account=who.account,
-            app=None if app is None else app if "/" in app else f"{nickname}/{app}",
+            app=None if app is None else app if "/" in app else f"{who.nickname}/{app}",
             request_id=request,
             statuses=_statuses(status),
             since=0 if since is None else _micros(since),

@@ -24,6 +24,7 @@ from fal_backend.api.auth import Auth
 from fal_backend.api.download import plan
 from fal_backend.api.head import Headers
 from fal_backend.api.problems import status_of
+from fal_backend.domain.access import Operation, Target, Verdict, may
 from fal_backend.domain.lifetime import lifetime_of
 from fal_backend.domain.records import File, FileState
 from fal_backend.domain.signature import Grant, SigningKeys, read_grant, read_words, sign_grant, sign_words
@@ -355,7 +356,8 @@ class Storage:
         if scheme.lower() == "bearer" and ":" not in value:
             return self._bearer(value.strip())
         principal = self._auth.principal(header)
-        assert principal is not None
+        if principal is None or may(principal, Operation.UPLOAD, Target(principal.account)) is not Verdict.OK:
+            raise AuthError("This key may not upload files.", code="auth.forbidden")
         return _Who(principal.account)
 
     def _bearer(self, token: str) -> _Who:

@@ -21,10 +21,11 @@ from urllib.parse import unquote_to_bytes
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from fal_backend.api.caller import problem
+from fal_backend.domain.access import Operation, Principal, Target, Verdict, may
 from fal_backend.domain.request import Refusal
 from fal_notebook.errors import AuthError
 
-__all__ = ["TOKEN_QUERY", "Holder", "Holders", "Tokens", "split_token"]
+__all__ = ["TOKEN_QUERY", "Holders", "Tokens", "split_token"]
 
 TOKEN_QUERY = b"fal_jwt_token"
 """Name of the query parameter that carries a token."""
@@ -48,23 +49,14 @@ def split_token(raw: bytes) -> tuple[bytes, bytes | None]:
     return (path + b"?" + b"&".join(kept) if kept else path), token
 
 
-class Holder(Protocol):
-    """Whose key it is."""
-
-    @property
-    def account(self) -> str: ...
-    @property
-    def key_id(self) -> str: ...
-
-
 class Holders(Protocol):
     """Says whose key it is."""
 
-    def principal(self, authorization: bytes | None) -> Holder | None:
+    def principal(self, authorization: bytes | None) -> Principal | None:
         """Return the key's owner, None without a key. Raises: AuthError when the key is no good."""
         ...
 
-    def holder(self, key_id: str) -> Holder | None:
+    def holder(self, key_id: str) -> Principal | None:
         """Return the owner of a key that is good now, None otherwise."""
         ...
 
@@ -83,14 +75,14 @@ class Tokens:
         self._key = hmac.digest(secret, _PURPOSE, "sha256")
         self._holders = holders
 
-    def make(self, holder: Holder, apps: list[str], seconds: int) -> str:
+    def make(self, holder: Principal, apps: list[str], seconds: int) -> str:
         """Return a token of a key's owner for some apps (`alias` or `owner/alias`)."""
         now = int(time.time())
         claims = {"sub": holder.account, "kid": holder.key_id, "apps": apps, "iat": now, "exp": now + seconds}
         signed = f"{_HEAD}.{_encode(json.dumps(claims, separators=(',', ':')).encode())}"
         return f"{signed}.{_encode(self._sign(signed.encode()))}"
 
-    def open(self, token: bytes, app: str) -> Holder:
+    def open(self, token: bytes, app: str) -> Principal:
         """Return who asked for a token, if it is good for an app (`owner/alias`). Raises: Refusal 401, 403."""
         claims = self._claims(token)
         if time.time() >= claims["exp"]:
@@ -136,13 +128,16 @@ class Tokens:
         await send({"type": "http.response.start", "status": status, "headers": fields, "trailers": False})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _asker(self, authorization: bytes | None) -> Holder:
+    def _asker(self, authorization: bytes | None) -> Principal:
         try:
             holder = self._holders.principal(authorization)
         except AuthError as error:
             raise Refusal(401, error.message) from error
         if holder is None:
             raise Refusal(401, "A key is needed to ask for a token: send `Authorization: Key <id>:<secret>`")
+        # Which apps it opens is judged when it is shown; a key that may call none gets no token.
+        if may(holder, Operation.WS, Target(holder.account)) is not Verdict.OK:
+            raise Refusal(403, "This key may not call apps")
         return holder
 
 

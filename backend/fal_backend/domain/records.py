@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fal_backend.domain.records_access import AuditEntry, Membership, Usage
 from fal_backend.domain.records_machines import Lease
 from fal_backend.domain.records_secrets import DataKey, Environment, Secret
 
@@ -17,6 +18,7 @@ __all__ = [
     "Alias",
     "ApiKey",
     "Attempt",
+    "AuditEntry",
     "Bundle",
     "DataKey",
     "Deployment",
@@ -28,6 +30,7 @@ __all__ = [
     "Image",
     "ImageState",
     "Lease",
+    "Membership",
     "Named",
     "Node",
     "Record",
@@ -38,6 +41,7 @@ __all__ = [
     "RunnerPhase",
     "Secret",
     "Session",
+    "Usage",
     "Webhook",
     "WebhookState",
 ]
@@ -113,12 +117,19 @@ class WebhookState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An owner of apps."""
+    """An owner of apps: a person, or a team of persons."""
 
     id: str
     nickname: str
     created_at: int
     version: int = 0
+    kind: str = "user"
+    """user, team."""
+    full_name: str | None = None
+    is_admin: int = 0
+    """It manages this backend."""
+    shared_enabled: int = 0
+    """It may deploy apps whose callers are charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +141,14 @@ class ApiKey:
     account: str
     secret_sha256: str
     scope: str
+    """ADMIN, API, DEPLOY, READONLY; see `access.SCOPES`."""
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
     version: int = 0
+    description: str | None = None
+    last_used_at: int | None = None
+    """Written now and then, not at each use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +462,8 @@ class EventRow:
     kind: str
     app: str | None
     data_json: str
+    account: str | None = None
+    """Whose it is; None: everybody's."""
 
 
 Named = (
@@ -467,6 +484,9 @@ Named = (
     | Environment
     | DataKey
     | Secret
+    | Membership
+    | Usage
+    | AuditEntry
 )
 """Every record with a name; requests have numbers."""
 

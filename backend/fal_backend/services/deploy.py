@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import structlog
 
 from fal_backend.domain import rollout
+from fal_backend.domain.access import checked_mode
 from fal_backend.domain.environments import unknown_environment
 from fal_backend.domain.plan import fingerprint
 from fal_backend.domain.records import (
+    Account,
     Alias,
     Bundle,
     Deployment,
@@ -231,7 +233,8 @@ class Deploy:
         if alias is not None:
             draft.delete(alias)
             draft.reasons[key] = reason
-        draft.emit(f"app/{key[1]}", "app.deleted", {"reason": reason, "revision": revision}, app=key[1])
+        data = {"reason": reason, "revision": revision}
+        draft.emit(f"app/{key[1]}", "app.deleted", data, app=key[1], account=key[0])
         return revision
 
     # ---- checks --------------------------------------------------------------------------------------------
@@ -319,7 +322,8 @@ class Deploy:
         scale = effective_scale(
             request.spec.scale, alias, ephemeral=request.ephemeral, reset=request.reset_scale
         )
-        auth = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
+        asked = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
+        auth = checked_mode(asked, self._ledger.need(Account, plan.account))
         self._nodes.check(request.spec, scale, may_wait=_may_wait(request))
         revision = _revision(plan, auth, scale, now, self._stamps(plan))
         is_asked = request.force or request.no_cache or request.ephemeral

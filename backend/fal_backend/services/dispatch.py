@@ -631,7 +631,9 @@ class Dispatch:
     def _expire(self, waiter: Waiter, failure: Failure) -> None:
         short = self._short.get(waiter.route.lane.revision)
         if failure == Failure.STARTUP_TIMEOUT and short is not None:
-            self._fail([waiter], Refusal(503, f"No runner could be started: {short}", "runner_scheduling_failure"))
+            self._fail(
+                [waiter], Refusal(503, f"No runner could be started: {short}", "runner_scheduling_failure")
+            )
             return
         self._fail([waiter], refusal_of(failure)[0])
 

@@ -227,6 +227,7 @@ class _Emitted:
     kind: str
     data: dict[str, Any]
     app: str | None
+    account: str | None
 
 
 class Draft:
@@ -287,9 +288,17 @@ class Draft:
         """Do something promptly after the commit; it must not fail and may be lost."""
         self.acts.append(act)
 
-    def emit(self, subject: str, kind: str, data: dict[str, Any], *, app: str | None = None) -> None:
-        """Tell everybody, in this transaction."""
-        self._events.append(_Emitted(subject, kind, data, app))
+    def emit(
+        self,
+        subject: str,
+        kind: str,
+        data: dict[str, Any],
+        *,
+        app: str | None = None,
+        account: str | None = None,
+    ) -> None:
+        """Tell an account, or everybody, in this transaction."""
+        self._events.append(_Emitted(subject, kind, data, app, account))
 
     def alias(self, key: AppKey) -> Alias | None:
         """Return the alias of an app as it will be."""
@@ -354,7 +363,7 @@ class Draft:
         for kind, id in [*self.deleted, *self._erased]:
             tx.delete(kind, id)
         for event in sorted(self._events, key=lambda event: _RANK.get(event.kind, 0)):
-            tx.emit(event.subject, event.kind, event.data, app=event.app)
+            tx.emit(event.subject, event.kind, event.data, app=event.app, account=event.account)
         return written
 
     def _mark(self, row: Named) -> None:

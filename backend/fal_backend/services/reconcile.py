@@ -211,10 +211,12 @@ class Reconcile:
     def _tell(self, draft: Draft, runners: list[tuple[Runner | None, Runner]]) -> None:
         for before, after in runners:
             if before is None or before.phase != after.phase or before.reason != after.reason:
-                draft.emit(f"runner/{after.id}", "runner.state", runner_data(after), app=after.app)
+                data = runner_data(after)
+                draft.emit(f"runner/{after.id}", "runner.state", data, app=after.app, account=after.account)
         for old, new in draft.changes(Deployment):
             if old is None or (old.state, old.phases_json) != (new.state, new.phases_json):
-                draft.emit(f"deployment/{new.id}", "deployment.state", deployment_data(new), app=new.app)
+                data = deployment_data(new)
+                draft.emit(f"deployment/{new.id}", "deployment.state", data, app=new.app, account=new.account)
 
     def _act(
         self, runners: list[tuple[Runner | None, Runner]], aliases: list[Alias], gone: list[Alias]

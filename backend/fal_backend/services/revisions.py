@@ -14,8 +14,10 @@ from typing import Any
 import structlog
 
 from fal_backend.domain import rollout
+from fal_backend.domain.access import checked_mode
 from fal_backend.domain.comparison import Side, compare
 from fal_backend.domain.records import (
+    Account,
     Alias,
     Bundle,
     Deployment,
@@ -208,7 +210,8 @@ class Revisions:
 
     def _move(self, draft: Draft, alias: Alias, row: Revision, order: SetRevision, author: Author) -> Outcome:
         scale = rolled_back_scale(self._fleet.spec_once(row).scale, alias)
-        auth = effective_auth(order.auth, None, alias, ephemeral=False)
+        asked = effective_auth(order.auth, None, alias, ephemeral=False)
+        auth = checked_mode(asked, draft.need(Account, alias.account))
         is_moving = any(rollout.is_before_switch(one) for one in draft.open_of_app(app_key(row)))
         same = alias.revision == row.id and alias.split_revision is None and alias.auth == auth
         if same and not is_moving:
@@ -306,7 +309,8 @@ class Revisions:
         for one in doomed:
             if draft.get(type(one), one.id) is None:
                 draft.erase(type(one), one.id)
-        draft.emit(f"app/{row.app}", "revision.deleted", {"revision": row.id}, app=row.app)
+        data = {"revision": row.id}
+        draft.emit(f"app/{row.app}", "revision.deleted", data, app=row.app, account=row.account)
         self._counts.pop(app_key(row), None)
 
     def _use(self, draft: Draft, row: Revision) -> str | None:

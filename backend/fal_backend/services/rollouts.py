@@ -132,7 +132,11 @@ class Rollouts:
 
     def _image_event(self, draft: Draft, row: Deployment, hash: str, state: str, *, cached: bool) -> None:
         draft.emit(
-            f"image/{hash}", "image.state", {"hash": hash, "state": state, "cached": cached}, app=row.app
+            f"image/{hash}",
+            "image.state",
+            {"hash": hash, "state": state, "cached": cached},
+            app=row.app,
+            account=row.account,
         )
 
     def _verify(self, draft: Draft, row: Deployment) -> Deployment:
@@ -208,7 +212,7 @@ class Rollouts:
         if before is not None:
             draft.dirty_revisions |= revisions_of(before)
         data = {"revision": row.revision, "previous": before.revision if before is not None else None}
-        draft.emit(f"app/{row.app}", "alias.switched", data, app=row.app)
+        draft.emit(f"app/{row.app}", "alias.switched", data, app=row.app, account=row.account)
 
     def split(self, draft: Draft, alias: Alias, revision: str | None, percent: int) -> None:
         """Give a revision a part of an app's callers; None takes it back."""
@@ -216,7 +220,7 @@ class Rollouts:
         percents = percent if revision is not None else None
         draft.change(replace(alias, split_revision=revision, split_percent=percents))
         data = {"revision": alias.revision, "split_revision": revision, "percent": percents or 0}
-        draft.emit(f"app/{alias.name}", "alias.split", data, app=alias.name)
+        draft.emit(f"app/{alias.name}", "alias.split", data, app=alias.name, account=alias.account)
 
     def _drain(self, draft: Draft, row: Deployment) -> Deployment:
         wanted = draft.wanted_revisions(app_key(row)) | {row.revision}

@@ -144,7 +144,8 @@ class Secrets:
         row = replace(row, data_key=key.id)
         sealed = replace(row, sealed=self._box.seal(key, value, bound_to(row)))
         draft.change(sealed)
-        draft.emit(f"secret/{environment}/{name}", "secret.set", {"environment": environment, "name": name})
+        data = {"environment": environment, "name": name}
+        draft.emit(f"secret/{environment}/{name}", "secret.set", data, account=account)
         return sealed
 
     def _unset(self, draft: Draft, account: str, environment: str, name: str) -> None:
@@ -158,7 +159,8 @@ class Secrets:
                 code="secret.not_found",
             )
         draft.delete(row)
-        draft.emit(f"secret/{environment}/{name}", "secret.unset", {"environment": environment, "name": name})
+        data = {"environment": environment, "name": name}
+        draft.emit(f"secret/{environment}/{name}", "secret.unset", data, account=account)
 
     def _reseal(self, draft: Draft) -> int:
         rows = draft.all(Secret)

@@ -59,7 +59,7 @@ def _ensure_rows(tx: Tx, known: str | None, secret: str) -> tuple[Account, ApiKe
     now = time.time_ns() // 1000
     account = tx.get(Account, LOCAL_ACCOUNT)
     if account is None:
-        account = Account(id=LOCAL_ACCOUNT, nickname=nickname_of(_os_user()), created_at=now)
+        account = Account(id=LOCAL_ACCOUNT, nickname=nickname_of(_os_user()), created_at=now, is_admin=1)
         tx.insert(account)
     keys = [key for key in tx.find(ApiKey, account=account.id) if _is_local(key)]
     if any(key.id == known and key.revoked_at is None for key in keys):
@@ -73,6 +73,7 @@ def _ensure_rows(tx: Tx, known: str | None, secret: str) -> tuple[Account, ApiKe
         secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
         scope=ADMIN,
         created_at=now,
+        description="this machine's notebooks and terminals",
     )
     tx.insert(made)
     return account, made

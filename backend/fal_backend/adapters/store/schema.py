@@ -35,6 +35,7 @@ from fal_backend.domain.records import (
     Alias,
     ApiKey,
     Attempt,
+    AuditEntry,
     Bundle,
     DataKey,
     Deployment,
@@ -43,12 +44,14 @@ from fal_backend.domain.records import (
     File,
     Image,
     Lease,
+    Membership,
     Node,
     Request,
     Revision,
     Runner,
     Secret,
     Session,
+    Usage,
     Webhook,
 )
 
@@ -66,7 +69,7 @@ __all__ = [
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0008"
+SCHEMA_NUMBER = "0009"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
@@ -106,6 +109,9 @@ LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
     Environment: (("account",),),
     DataKey: (),
     Secret: (("account", "environment"), ("account",)),
+    Membership: (("team",), ("account",)),
+    Usage: (("account", "minute"), ("minute",)),
+    AuditEntry: (("account", "created_at"), ("created_at",)),
 }
 """The sets of columns that `Reader.find` may compare, each served by an index."""
 

@@ -19,6 +19,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import Integer
 
+from fal_backend.adapters.store.book_statements import BookStatements
 from fal_backend.adapters.store.request_statements import RequestStatements
 from fal_backend.adapters.store.schema import EVENT, LOOKUPS, META, TABLES
 from fal_backend.adapters.store.webhook_statements import WebhookStatements
@@ -144,6 +145,7 @@ class Statements:
         self.trim_events = self._compile(delete(EVENT).where(EVENT.c.n <= _bound(EVENT.c.n)))
         self.requests = RequestStatements(self._compile)
         self.webhooks = WebhookStatements(self._compile)
+        self.books = BookStatements(self._compile)
         self.records: dict[type[Any], RecordStatements] = {
             kind: self._record(kind, table) for kind, table in TABLES.items()
         }
@@ -203,6 +205,7 @@ class Statements:
             yield f"events{key}", statement
         yield from self.requests.all()
         yield from self.webhooks.all()
+        yield from self.books.all()
         for kind, made in self.records.items():
             for name in ("get", "insert", "put", "delete", "update"):
                 if getattr(made, name) is not None:

@@ -12,11 +12,12 @@ import time
 from dataclasses import astuple, replace
 from typing import Any, TypeVar, cast
 
+from fal_backend.adapters.store.books import SqliteBooks
 from fal_backend.adapters.store.requests import SqliteRequests
 from fal_backend.adapters.store.schema import LOOKUPS, shape_of
 from fal_backend.adapters.store.statements import RecordStatements, Statement, Statements
 from fal_backend.adapters.store.webhooks import SqliteWebhooks
-from fal_backend.domain.records import EventRow, Record
+from fal_backend.domain.records import EventRow, Record, Usage
 from fal_backend.ports import Conflict
 
 __all__ = ["SqliteReader", "SqliteTx", "encode_json"]
@@ -45,6 +46,11 @@ class SqliteReader:
     def webhooks(self) -> SqliteWebhooks:
         """Webhooks' rows."""
         return SqliteWebhooks(self._connection, self._statements.webhooks)
+
+    @property
+    def books(self) -> SqliteBooks:
+        """Usage and the record of acts."""
+        return SqliteBooks(self._connection, self._statements.books, self._statements.records[Usage])
 
     def run(self, statement: Statement, args: dict[str, Any]) -> sqlite3.Cursor:
         """Execute one statement of `statements.py`."""
@@ -102,7 +108,7 @@ class SqliteTx(SqliteReader):
 
     def __init__(self, connection: sqlite3.Connection, statements: Statements) -> None:
         super().__init__(connection, statements)
-        self._emitted: list[tuple[int, str, str, str | None, str]] = []
+        self._emitted: list[tuple[int, str, str, str | None, str, str | None]] = []
 
     def insert(self, record: Record) -> None:
         """Add a record.
@@ -137,9 +143,17 @@ class SqliteTx(SqliteReader):
         """Remove a record; nothing happens when it is not there."""
         self.run(self._of(kind).delete, {"id_": id})
 
-    def emit(self, subject: str, kind: str, data: dict[str, Any], *, app: str | None = None) -> None:
+    def emit(
+        self,
+        subject: str,
+        kind: str,
+        data: dict[str, Any],
+        *,
+        app: str | None = None,
+        account: str | None = None,
+    ) -> None:
         """Append an event; its number is given when the group commits."""
-        self._emitted.append((time.time_ns() // 1000, subject, kind, app, encode_json(data)))
+        self._emitted.append((time.time_ns() // 1000, subject, kind, app, encode_json(data), account))
 
     def trim_events(self, *, before: int, keep: int, limit: int) -> int:
         """Delete up to `limit` of the oldest events that are older than `before` or more than `keep` ago.
@@ -165,7 +179,7 @@ class SqliteTx(SqliteReader):
         last = self.raise_meta("events", len(self._emitted))
         first = last - len(self._emitted) + 1
         events = [EventRow(first + i, *emitted) for i, emitted in enumerate(self._emitted)]
-        names = ("n_", "at_", "subject_", "kind_", "app_", "data_json_")
+        names = ("n_", "at_", "subject_", "kind_", "app_", "data_json_", "account_")
         self._connection.executemany(
             self._statements.insert_event.sql,
             [dict(zip(names, astuple(event), strict=True)) for event in events],
