@@ -47,7 +47,9 @@ class ServeArguments:
         metavar="N",
     )
     node: tuple[str, ...] = flag(
-        "Declare a node of its own: name=a,region=us-east,gpus=2,gpu_type=H100,memory=64G", many=True, metavar="NODE"
+        "Declare a node of its own: name=a,region=us-east,gpus=2,gpu_type=H100,memory=64G",
+        many=True,
+        metavar="NODE",
     )
     background: bool = flag("Return once it answers; it goes on", default=False)
     allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")

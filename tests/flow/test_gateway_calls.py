@@ -95,6 +95,25 @@ async def test_the_app_may_decide_about_its_runner_and_the_caller_does_not_see_i
 
 
 @on_uvloop
+async def test_a_hint_leads_to_the_runner_that_said_it_in_an_answer() -> None:
+    async with rig() as house:
+        house.route()
+        await house.runner()
+        told = await house.call("POST", "/run/me/app/status/200?x-fal-runner-hints=sdxl,%20lora")
+        assert told.headers["x-fal-runner-hints"] == "sdxl, lora"
+        await house.runner()
+
+        async def runner(**headers: str) -> str:
+            answer = await house.call("POST", "/run/me/app/status/200", headers=headers)
+            await eventually("no call in flight", lambda: house.load.running == 0)
+            return answer.headers["x-fal-runner-id"]
+
+        assert await runner() == "r-2", "the youngest of equals"
+        assert await runner(**{"x-fal-runner-hint": "lora"}) == "r-1"
+        assert await runner(**{"x-fal-runner-hint": "flux"}) == "r-2"
+
+
+@on_uvloop
 async def test_a_head_request_has_the_headers_and_no_body() -> None:
     async with rig() as house:
         house.route()

@@ -181,7 +181,11 @@ class House:
             rollouts=rollouts, fleet=self.fleet, nodes=self.nodes,
         )  # fmt: skip
         self.apps = Apps(
-            ledger=ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=self.fleet, nodes=self.nodes
+            ledger=ledger,
+            reconcile=self.reconcile,
+            capacity=self.capacity,
+            fleet=self.fleet,
+            nodes=self.nodes,
         )
         self.revisions = Revisions(
             store=store, ledger=ledger, reconcile=self.reconcile, rollouts=rollouts, fleet=self.fleet,

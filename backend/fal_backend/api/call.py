@@ -198,6 +198,8 @@ class Call:
         self.answer = answer
         if answer.is_busy:
             return
+        if self.door is not None:
+            self.door.note_hints(answer.found.get(b"x-fal-runner-hints"))
         self.status = status = answer.status
         if status == 101:
             self.caller.write_switch(answer.lines + self.stamp())

@@ -161,7 +161,8 @@ class RunnerCourier:
             raise
         finally:
             pool.give(conn)
-        _note_hints(door, intake.answer)
+        if intake.answer is not None:
+            door.note_hints(intake.answer.found.get(b"x-fal-runner-hints"))
         return reply
 
     async def attach(self, control: str, request_id: str, attempt: int) -> Reply:
@@ -317,9 +318,3 @@ async def _send_file(intake: _Intake, path: Path) -> None:
         conn.is_reusable = False
     finally:
         file.close()
-
-
-def _note_hints(door: Door, answer: Answer | None) -> None:
-    said = answer.found.get(b"x-fal-runner-hints") if answer is not None else None
-    if said is not None:
-        door.hints = frozenset(hint.strip() for hint in said.decode("latin-1").split(",") if hint.strip())

@@ -116,7 +116,7 @@ class Gateway:
         self._set_start_limit(call)
         door = None
         if not caller.more_body and not caller.head.is_websocket:
-            door = self._dispatch.admit(route)
+            door = self._dispatch.admit(route, caller.head.found.get(b"x-fal-runner-hint"))
             if door is not None and isinstance(door.link, Pool):
                 conn = door.link.take()
                 if conn is not None:

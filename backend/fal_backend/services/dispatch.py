@@ -122,6 +122,7 @@ class Door:
         "busy_streak",
         "control",
         "hints",
+        "hints_said",
         "idle_since",
         "is_closing",
         "is_open",
@@ -153,11 +154,18 @@ class Door:
         self.link: Link | None = None
         self.hints: frozenset[str] = frozenset()
         """What the runner said last of what it has at hand (`X-Fal-Runner-Hints`)."""
+        self.hints_said: bytes | None = None
         self.stamp = b"x-fal-revision: %b\r\nx-fal-runner-id: %b\r\n" % (
             lane.revision.encode(),
             runner_id.encode(),
         )
         """The headers by which an answer tells where it comes from."""
+
+    def note_hints(self, said: bytes | None) -> None:
+        """Note what the runner says that it has at hand; an answer that says nothing changes nothing."""
+        if said is not None and said != self.hints_said:
+            self.hints_said = said
+            self.hints = frozenset(one.strip() for one in said.decode("latin-1").split(",") if one.strip())
 
 
 class Lane:
@@ -447,12 +455,14 @@ class Dispatch:
 
     # Calls
 
-    def admit(self, route: Route) -> Door | None:
-        """Take a slot at once, or None when one has to wait."""
+    def admit(self, route: Route, hint: bytes | None = None) -> Door | None:
+        """Take a slot at once, of the runner that has what is hinted at if there is one; None when one has to wait."""
         lane = route.lane
         if len(lane.direct):
             return None
-        door = lane.slots.take()
+        door = None if hint is None else self._hinted(lane, hint.decode("latin-1").strip())
+        if door is None:
+            door = lane.slots.take()
         if door is not None:
             lane.inflight += 1
             door.idle_since = None

@@ -233,9 +233,12 @@ class Queue:
 
     def _door_at_once(self, line: Line, submission: Submission) -> Door | None:
         """Take a free slot for a request that nobody stands before: it is accepted and leased by one commit."""
-        if line.waiting() or submission.hint is not None or not self.opened.is_set():
+        if line.waiting() or not self.opened.is_set():
             return None
-        return self._dispatch.admit(submission.route)
+        hint = submission.hint
+        return self._dispatch.admit(
+            submission.route, None if hint is None else hint.encode("latin-1", "replace")
+        )
 
     # Asking
 
