@@ -10,7 +10,10 @@ import { readEndpoints, type Socket } from '../src/ui/form/endpoints';
 import { normalise, typeText, type ListNode, type Node, type ObjectNode, type StringNode } from '../src/ui/form/normalise';
 import { mediaOf } from '../src/ui/playground/outputs';
 import { javascriptSession, pythonSession } from '../src/ui/playground/snippets';
-import { left } from '../src/ui/words';
+import type { AppDetail } from '../src/api/wire.gen';
+import { factsOf } from '../src/ui/card/Facts';
+import { imagesIn } from '../src/ui/form/values';
+import { digits, left } from '../src/ui/words';
 
 const ID = '0123456789abcdef0123456789abcdef';
 
@@ -277,4 +280,20 @@ test('a file that is no picture is still a file with its name', () => {
   assert.equal(mediaOf('where', `http://127.0.0.1:1/files/${ID}/x.npy`)?.type, 'file');
   assert.equal(mediaOf('where', 'https://example.org/x.npy'), null);
   assert.equal(mediaOf('image', { url: 'https://h/x', content_type: 'image/png', width: 4, height: 3, file_size: 241_000 })?.note, '4 × 3 PNG, 241 kB');
+});
+
+test('the one image that goes in is found wherever it lies', () => {
+  const text = { type: 'string' };
+  const node = normalise({ type: 'object', properties: { image_urls: { type: 'array', items: text }, prompt: text, inner: { type: 'object', properties: { mask_url: text } } } }, {}) as ObjectNode;
+  assert.deepEqual(imagesIn(node, { image_urls: ['a', ''], prompt: 'x', inner: { mask_url: 'm' } }), ['a', 'm']);
+  assert.deepEqual(imagesIn(node, { prompt: 'x' }), []);
+});
+
+test('numbers that were worked out have six digits', () => {
+  assert.deepEqual([64.90279513888889, 0.5447, 3, 1e21, 123456789].map(digits), ['64.9028', '0.5447', '3', '1e+21', '123456789']);
+});
+
+test('the facts of a card tell websockets from calls', () => {
+  const detail = { endpoints: [{ path: '/', method: 'run' }, { path: '/live', method: 'live' }], openapi: DOCUMENT, machine_types: [], requirements: [], captures: [] } as unknown as AppDetail;
+  assert.deepEqual(factsOf(detail).endpoints.map(one => one.method), ['POST', 'WS']);
 });

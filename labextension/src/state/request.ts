@@ -25,11 +25,13 @@ export interface RequestState {
   /** Times that the server measured, in ms. */
   timings: { name: string; ms: number }[];
   body: Body;
+  /** The one image that went in, to be compared with what came out. */
+  image: string | null;
   offline: OfflineError | null;
 }
 
 export type RequestAction =
-  | { type: 'sent'; at: number }
+  | { type: 'sent'; at: number; image: string | null }
   | { type: 'head'; at: number; response: Response; isStream: boolean }
   | { type: 'chunk'; text: string; isJson: boolean }
   | { type: 'body'; at: number; body: Body }
@@ -49,6 +51,7 @@ export const NO_REQUEST: RequestState = {
   errorType: null,
   timings: [],
   body: { kind: 'none' },
+  image: null,
   offline: null
 };
 
@@ -56,7 +59,7 @@ export const NO_REQUEST: RequestState = {
 export function reduceRequest(state: RequestState, action: RequestAction): RequestState {
   switch (action.type) {
     case 'sent':
-      return { ...NO_REQUEST, phase: 'running', startedAt: action.at };
+      return { ...NO_REQUEST, phase: 'running', startedAt: action.at, image: action.image };
     case 'head':
       return { ...state, ...readHead(action.response), phase: action.isStream ? 'streaming' : 'running', headAfter: action.at - state.startedAt };
     case 'chunk': {
@@ -101,12 +104,13 @@ export interface Call {
   path: string;
   method: string;
   body: string | undefined;
+  image: string | null;
 }
 
 /** Send a call and report what comes back; returns how to leave it. */
 export function send(transport: Transport, call: Call, dispatch: (action: RequestAction) => void): () => void {
   const stop = new AbortController();
-  dispatch({ type: 'sent', at: performance.now() });
+  dispatch({ type: 'sent', at: performance.now(), image: call.image });
   void run(transport, call, dispatch, stop.signal);
   return () => stop.abort();
 }

@@ -25,6 +25,7 @@ export const ICONS = {
   image: '<rect x="1.8" y="2.8" width="12.4" height="10.4" rx="1"/><circle cx="5.4" cy="6.2" r="1.2"/><path d="M2.5 12l3.8-3.6 2.4 2.2 2.3-2.8 3 3.4"/>',
   audio: '<path d="M2 6.5v3M5 4v8M8 2v12M11 5v6M14 6.5v3"/>',
   video: '<rect x="1.8" y="3.2" width="12.4" height="9.6" rx="1"/><path d="M6.6 5.8v4.4L10.4 8z" fill="currentColor" stroke="none"/>',
+  lr: '<path d="M6 4.5L2.5 8 6 11.5M10 4.5L13.5 8 10 11.5"/>',
   plug: '<path d="M5.5 1.8v3.4M10.5 1.8v3.4M3.5 5.2h9v2.3a4.5 4.5 0 0 1-9 0zM8 12v2.4"/>',
   up: '<path d="M8 13.2V3M3.8 7.2L8 3l4.2 4.2"/>',
   file: '<path d="M3.5 1.8h6l3 3v9.4h-9zM9.3 2v3h3"/>',

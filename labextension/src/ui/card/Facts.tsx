@@ -1,18 +1,31 @@
 // What an app is made of, on one line or as a list.
 import type { JSX } from 'preact';
 import type { AppDetail } from '../../api/wire.gen';
+import { readEndpoints } from '../form/endpoints';
 import type { Host } from '../host';
 import { bytes, count } from '../words';
 import type { Facts } from './saved';
 
 /** The facts of a live app in the form in which they are saved. */
 export function factsOf(detail: AppDetail): Facts {
+  const sockets = socketsIn(detail.openapi);
   return {
-    endpoints: detail.endpoints.map(endpoint => ({ method: 'POST', path: endpoint.path, name: endpoint.method })),
+    endpoints: detail.endpoints.map(endpoint => ({ method: sockets.has(endpoint.path) ? 'WS' : 'POST', path: endpoint.path, name: endpoint.method })),
     machine: detail.machine_types.join(', ') || null,
     requirements: detail.requirements.flat(),
     captures: detail.captures
   };
+}
+
+let last: { text: string; paths: Set<string> } | null = null;
+
+/** Return the paths that are spoken to over websockets; a card is drawn more often than its document changes. */
+function socketsIn(text: string): Set<string> {
+  if (last?.text !== text) {
+    const sockets = readEndpoints(text).filter(endpoint => endpoint.socket);
+    last = { text, paths: new Set(sockets.map(endpoint => endpoint.path)) };
+  }
+  return last.paths;
 }
 
 export function FactsLine({ facts, host }: { facts: Facts; host: Host }): JSX.Element | null {

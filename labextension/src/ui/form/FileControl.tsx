@@ -87,7 +87,7 @@ export function FileControl(props: ControlProps<StringNode> & { media: MediaKind
   const isSet = value !== '' && state.phase === 'rest' && !isTyping;
   return (
     <div class={`fal-drop${zone.over ? ' is-over' : ''}${field.problem ? ' is-invalid' : ''}`} {...zone.handlers}>
-      {zone.picker(KINDS[props.media].accept, props.label)}
+      {zone.picker(KINDS[props.media].accept)}
       {zone.over ? (
         <Over name={zone.over} />
       ) : state.phase === 'sending' ? (
@@ -137,13 +137,12 @@ function useZone(send: (file: File) => void) {
     },
     onPaste: (event: ClipboardEvent) => take(event.clipboardData?.files, event)
   };
-  const picker = (accept: string, label: string): JSX.Element => (
+  const picker = (accept: string): JSX.Element => (
     <input
       ref={input}
       type="file"
       hidden
       accept={accept || undefined}
-      aria-label={`File for ${label}`}
       onChange={event => {
         take(event.currentTarget.files, event);
         event.currentTarget.value = '';
@@ -244,12 +243,13 @@ function Failed(props: { id: string; label: string; name: string; reason: string
 
 function Chosen(props: { id: string; url: string; media: MediaKind; label: string; onReplace: () => void; onType: () => void; onRemove: () => void }): JSX.Element {
   const door = useFileDoor();
-  const [size, measure] = useState('');
+  const [measured, setMeasured] = useState({ url: '', text: '' });
+  const measure = (text: string): void => setMeasured({ url: props.url, text });
+  const size = measured.url === props.url ? measured.text : '';
   const file = knownOf(props.url);
   const shown = file.local ?? door.show(props.url);
   const isOurs = file.local !== null || props.url.startsWith('data:');
   const facts = [size, file.size ? bytes(file.size) : ''].filter(Boolean).join(', ') || (isOurs ? '' : props.url);
-  useEffect(() => measure(''), [props.url]);
   return (
     <>
       {props.media === 'image' && canShow(props.url) ? (

@@ -43,7 +43,7 @@ export function SchemaForm(props: FormProps): JSX.Element {
           node.kind === 'object' && !node.nullable ? (
             <Fields key={name} fields={node.fields} path={[name]} />
           ) : (
-            <FieldView key={name} node={node} path={[name]} name={name} isRequired />
+            <FieldView key={name} node={node} path={[name]} name={node.title ?? name} isRequired />
           )
         )}
       </div>

@@ -139,3 +139,14 @@ export function toSend(value: Value): Json | undefined {
   }
   return value;
 }
+
+/** Return the addresses of images in a value. */
+export function imagesIn(node: Node, value: Value): string[] {
+  if (node.kind === 'string') {
+    return node.media === 'image' && typeof value === 'string' && value ? [value] : [];
+  }
+  if (node.kind === 'list' && Array.isArray(value)) {
+    return value.flatMap(item => imagesIn(node.item, item));
+  }
+  return node.kind === 'object' && isRecord(value) ? node.fields.flatMap(field => imagesIn(field.node, value[field.name])) : [];
+}

@@ -3,11 +3,12 @@ import type { JSX } from 'preact';
 import { useEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
 import type { Transport } from '../../api/transport';
 import { reduceForm, type FormAction, type FormState } from '../../state/form';
-import { NO_REQUEST, reduceRequest, send, type RequestState } from '../../state/request';
+import { NO_REQUEST, reduceRequest, send, type Call, type RequestState } from '../../state/request';
 import { Banner, Button, Icon } from '../base/parts';
 import { doorOf, FileDoorProvider } from '../files';
 import type { Endpoint } from '../form/endpoints';
 import { placeErrors } from '../form/errors422';
+import { imagesIn, isRecord } from '../form/values';
 import { Result } from './Result';
 import { queryOf } from './query';
 import { curl, python, type SnippetCall } from './snippets';
@@ -145,12 +146,14 @@ function usePlaced(endpoint: Endpoint, form: FormState, request: RequestState, d
   }, [request.startedAt, isInvalid]);
 }
 
-function callOf(props: PlaygroundProps, form: FormState): { path: string; method: string; body: string | undefined } {
+function callOf(props: PlaygroundProps, form: FormState): Call {
   const body = bodyOf(form);
+  const images = Object.entries(props.endpoint.parts).flatMap(([name, node]) => imagesIn(node, isRecord(form.value) ? form.value[name] : undefined));
   return {
     path: `run/${props.app}${subPath(props.endpoint)}${queryOf(props.endpoint, form.value)}`,
     method: props.endpoint.method,
-    body: 'body' in props.endpoint.parts ? JSON.stringify(body ?? null) : undefined
+    body: 'body' in props.endpoint.parts ? JSON.stringify(body ?? null) : undefined,
+    image: images.length === 1 ? (images[0] ?? null) : null
   };
 }
 

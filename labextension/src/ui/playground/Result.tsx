@@ -186,13 +186,13 @@ function Answer({ request }: { request: RequestState }): JSX.Element | null {
   }
   switch (body.kind) {
     case 'json':
-      return <JsonOutput value={body.value} text={body.text} />;
+      return <JsonOutput value={body.value} text={body.text} input={request.image} />;
     case 'text':
       return <TextOutput name="text" text={body.text} />;
     case 'stream':
       return <Stream request={request} />;
     case 'media':
-      return <MediaOutput name="result" media={{ url: body.url, type: body.type.split('/')[0] as 'image', note: '' }} />;
+      return <MediaOutput name="result" media={{ url: body.url, type: body.type.split('/')[0] as 'image', note: '' }} input={request.image} />;
     case 'none':
       return request.phase === 'done' ? <div class="fal-sm fal-dim">The answer has no body.</div> : null;
   }

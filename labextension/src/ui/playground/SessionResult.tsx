@@ -56,7 +56,7 @@ function Head({ session, isUnary }: { session: SessionState; isUnary: boolean })
       </span>
       <span class="fal-dim fal-num">{lasted_ms > 900 ? seconds(lasted_ms / 1_000) : ''}</span>
       {session.openAfter !== null && <span class="fal-dim fal-num">open after {duration(session.openAfter)}</span>}
-      {trip !== null && <span class="fal-num fal-end">round trip {duration(trip)}, middle</span>}
+      {trip !== null && <span class="fal-num fal-end">median round trip {duration(trip)}</span>}
     </div>
   );
 }

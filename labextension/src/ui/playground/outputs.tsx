@@ -4,7 +4,8 @@ import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { CopyButton, Icon } from '../base/parts';
 import type { IconName } from '../base/icons';
 import { knownOf, useFileDoor } from '../files';
-import { bytes, count } from '../words';
+import { CompareSwitch, ImageCompare } from './compare';
+import { bytes, count, digits } from '../words';
 
 export interface Media {
   url: string;
@@ -15,7 +16,7 @@ export interface Media {
 }
 
 /** A box with a head: what it is, its size, what can be done with it. */
-export function Output(props: { icon: IconName; name: string; note: string; copy?: string; link?: string; file?: string; children: preact.ComponentChildren }): JSX.Element {
+export function Output(props: { icon: IconName; name: string; note: string; copy?: string; link?: string; file?: string; tools?: preact.ComponentChildren; children: preact.ComponentChildren }): JSX.Element {
   return (
     <div class="fal-out">
       <div class="fal-out-head">
@@ -26,6 +27,7 @@ export function Output(props: { icon: IconName; name: string; note: string; copy
           <b>{props.name}</b> <span class="fal-dim">{props.note}</span>
         </span>
         <span class="fal-end">
+          {props.tools}
           {props.copy !== undefined && <CopyButton text={props.copy} label={`Copy ${props.name}`} />}
           {props.link && (
             <a class="fal-btn fal-btn-icon" href={props.link} download={props.file ?? props.name} target="_blank" rel="noreferrer" aria-label={`Download ${props.name}`} title={`Download ${props.name}`}>
@@ -40,10 +42,10 @@ export function Output(props: { icon: IconName; name: string; note: string; copy
 }
 
 /** A JSON answer: files shown as what they are, plain members as a list, the rest as a tree. */
-export function JsonOutput({ value, text }: { value: unknown; text: string }): JSX.Element {
+export function JsonOutput({ value, text, input }: { value: unknown; text: string; input?: string | null }): JSX.Element {
   const whole = mediaOf('result', value);
   if (whole) {
-    return <MediaOutput name="result" media={whole} />;
+    return <MediaOutput name="result" media={whole} input={input} />;
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     return typeof value === 'string' ? <TextOutput name="result" text={value} /> : <TreeOutput name="result" value={value} text={text} />;
@@ -55,7 +57,7 @@ export function JsonOutput({ value, text }: { value: unknown; text: string }): J
   return (
     <>
       {media.map(item => (
-        <MediaOutput key={item.name} name={item.name} media={item.media} />
+        <MediaOutput key={item.name} name={item.name} media={item.media} input={media.length === 1 ? input : null} />
       ))}
       {plain.length > 0 && (
         <dl class="fal-kv fal-md">
@@ -76,7 +78,9 @@ function PlainMember({ name, value }: { name: string; value: unknown }): JSX.Ele
       <dt>
         <code>{name}</code>
       </dt>
-      <dd class={typeof value === 'number' ? 'fal-num fal-strong' : 'fal-pre'}>{typeof value === 'string' ? value : JSON.stringify(value)}</dd>
+      <dd class={typeof value === 'number' ? 'fal-num fal-strong' : 'fal-pre'} title={typeof value === 'number' ? String(value) : undefined}>
+        {typeof value === 'string' ? value : typeof value === 'number' ? digits(value) : JSON.stringify(value)}
+      </dd>
     </>
   );
 }
@@ -139,30 +143,55 @@ function sizeOfData(uri: string): string {
   return `${kind}, ${bytes(Math.round((uri.length - comma - 1) * 0.75))}`;
 }
 
-export function MediaOutput({ name, media }: { name: string; media: Media }): JSX.Element {
-  const [measured, measure] = useState('');
+export function MediaOutput({ name, media, input }: { name: string; media: Media; input?: string | null }): JSX.Element {
   const url = useFileDoor().show(media.url);
-  const icons = { image: 'image', audio: 'audio', video: 'video', file: 'file' } as const;
-  const note = [measured, media.note].filter(Boolean).join(media.note.includes(',') ? ', ' : ' ');
+  const icons = { audio: 'audio', video: 'video', file: 'file' } as const;
+  const [failed, fail] = useState('');
+  if (media.type === 'image') {
+    return <ImageOutput name={name} media={media} url={url} input={input ?? null} />;
+  }
+  const onError = (): void => fail('could not be loaded');
   return (
-    <Output icon={icons[media.type]} name={name} note={note} link={url} file={media.file}>
-      {media.type === 'image' && (
-        <img
-          class="fal-img-out"
-          src={url}
-          alt={`Result: ${name}`}
-          onLoad={event => measure(media.note.includes('×') ? '' : `${event.currentTarget.naturalWidth} × ${event.currentTarget.naturalHeight}`)}
-          onError={() => measure('could not be loaded')}
-        />
-      )}
-      {media.type === 'audio' && <audio controls preload="metadata" src={url} aria-label={name} onError={() => measure('could not be loaded')} />}
-      {media.type === 'video' && <video controls preload="metadata" src={url} aria-label={name} class="fal-img-out" onError={() => measure('could not be loaded')} />}
+    <Output icon={icons[media.type]} name={name} note={failed || media.note} link={url} file={media.file}>
+      {media.type === 'audio' && <audio controls preload="metadata" src={url} aria-label={name} onError={onError} />}
+      {media.type === 'video' && <video controls preload="metadata" src={url} aria-label={name} class="fal-img-out" onError={onError} />}
       {media.type === 'file' && (
         <div class="fal-file-out">
           <a class="fal-link fal-trunc" href={url} download={media.file ?? name} target="_blank" rel="noreferrer">
             {media.file ?? name}
           </a>
         </div>
+      )}
+    </Output>
+  );
+}
+
+/** An image, beside the one that went in where both have the same form. */
+function ImageOutput({ name, media, url, input }: { name: string; media: Media; url: string; input: string | null }): JSX.Element {
+  const door = useFileDoor();
+  const [size, measure] = useState<[number, number] | null>(null);
+  const [before, measureBefore] = useState<[number, number] | null>(null);
+  const [failed, fail] = useState('');
+  const [isComparing, compare] = useState(true);
+  const shown = input === null ? null : (knownOf(input).local ?? door.show(input));
+  const canCompare = size !== null && before !== null && Math.abs((size[0] * before[1]) / (size[1] * before[0]) - 1) < 0.02;
+  const measured = size && !media.note.includes('\u00d7') ? `${size[0]} \u00d7 ${size[1]}` : '';
+  const note = failed || [measured, media.note].filter(Boolean).join(media.note.includes(',') ? ', ' : ' ');
+  return (
+    <Output icon="image" name={name} note={note} link={url} file={media.file} tools={canCompare && <CompareSwitch isOn={isComparing} onSwitch={compare} />}>
+      {canCompare && isComparing && shown ? (
+        <ImageCompare name={name} input={shown} result={url} size={size} />
+      ) : (
+        <img
+          class="fal-img-out"
+          src={url}
+          alt={`Result: ${name}`}
+          onLoad={event => measure([event.currentTarget.naturalWidth, event.currentTarget.naturalHeight])}
+          onError={() => fail('could not be loaded')}
+        />
+      )}
+      {shown && !before && (
+        <img hidden src={shown} alt="" onLoad={event => measureBefore([event.currentTarget.naturalWidth, event.currentTarget.naturalHeight])} />
       )}
     </Output>
   );
