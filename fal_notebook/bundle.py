@@ -14,6 +14,7 @@ import linecache
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ import pydantic
 from fal_notebook import compat
 from fal_notebook.app import App, check_built, endpoints_of
 from fal_notebook.errors import AppError, BundleError, FalError, Where
+from fal_notebook.leaks import Leak, find_leak, masked_source
 from fal_notebook.modules import SourceFile, package_sources, root_of
 from fal_notebook.origin import Provenance, class_text, class_where
 from fal_notebook.pickling import Freezer, is_secret_file, restore, restore_sources
@@ -101,6 +103,9 @@ def freeze(
             raise problem
     sources = _local_sources(survey_)
     payload, buffers = _pickle(cls, survey_, sources, provenance)
+    leak = find_leak(payload, buffers)
+    if leak is not None:
+        raise _leaked(leak, survey_, provenance)
     size = len(payload) + sum(map(len, buffers))
     if size > REFUSED_BYTES and not allow_large:
         raise explain_size(size, survey_, provenance)
@@ -198,6 +203,27 @@ def _name_culprit(
     )
 
 
+def _leaked(leak: Leak, found: Survey, provenance: Provenance | None) -> BundleError:
+    """Return the refusal of a bundle that holds a secret: which variable, or else which line, it is in."""
+    where, name = class_where(found.cls, provenance=provenance), None
+    for variable in found.captures:
+        with suppress(Exception):
+            payload, buffers = _dump(variable.value, {}, found.whole)
+            if find_leak(payload, buffers) is not None:
+                name = variable.name
+                where = variable.uses[0].where(name, provenance) if variable.uses else where
+                break
+    user = f"`{name}`" if name else f"The code of `{found.cls.__name__}`"
+    secret = leak.name or "NAME"
+    return BundleError(
+        f"{user} holds {leak.what}: whoever has the bundle could read it.",
+        fix=f'`secrets set {secret}` keeps it; read it on the runner with `os.environ["{secret}"]`, in `setup()`.',
+        where=where,
+        code="bundle.secret_value",
+        details={"variable": name, "secret": leak.name},
+    )
+
+
 def problem_of(variable: Variable, provenance: Provenance | None) -> BundleError:
     """Return the error for a variable that cannot be sent: who uses it where, what it is, where it is from."""
     use = variable.uses[0] if variable.uses else None
@@ -263,6 +289,7 @@ def _manifest(
 ) -> BundleManifest:
     text = class_text(cls, provenance=provenance)
     source = text.source if text else (provenance.class_source(cls) if provenance else None) or ""
+    source = masked_source(source)
     payload_hash = _sha256(payload)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     files = sorted(f"{name} {_sha256(file.text.encode())}" for name, file in sources.items())
@@ -321,7 +348,7 @@ def _source_texts(found: Survey, provenance: Provenance | None) -> list[SourceTe
         text = "".join(lines)
         if text and len(text) <= _LARGEST_SOURCE:
             texts[name] = SourceText(
-                filename=name, text=text, cell=provenance.locate(name) if provenance else None
+                filename=name, text=masked_source(text), cell=provenance.locate(name) if provenance else None
             )
     return list(texts.values())
 

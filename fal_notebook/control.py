@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -43,6 +44,15 @@ from fal_notebook.wire_deploy import (
     SetRevision,
 )
 from fal_notebook.wire_plan import DeployPlan
+from fal_notebook.wire_secrets import (
+    EnvironmentDeleted,
+    EnvironmentInfo,
+    EnvironmentRequest,
+    SecretInfo,
+    SecretRequest,
+    SecretSet,
+    SecretsRotated,
+)
 
 __all__ = ["AsyncClient"]
 
@@ -125,9 +135,10 @@ class AsyncClient:
         """Cancel a deployment; nothing of it is left."""
         self._checked(await self._send("POST", f"/api/v1/deployments/{deployment_id}/cancel"))
 
-    async def apps(self, *, ephemeral: bool = False) -> list[AppSummary]:
-        """Return the apps of this account, temporary ones only when asked for."""
-        return await self._list("/api/v1/apps", "apps", AppSummary, {"ephemeral": "1"} if ephemeral else {})
+    async def apps(self, *, ephemeral: bool = False, environment: str | None = None) -> list[AppSummary]:
+        """Return the apps of this account, of one environment or of all; temporary ones only when asked for."""
+        params = ({"ephemeral": "1"} if ephemeral else {}) | _given(environment=environment)
+        return await self._list("/api/v1/apps", "apps", AppSummary, params)
 
     async def app(self, alias: str) -> AppDetail:
         """Return all that is known of one app. Raises: NotFoundError."""
@@ -139,9 +150,10 @@ class AsyncClient:
         revision = self._json(answer).get("revision")
         return None if revision is None else str(revision)
 
-    async def runners(self, app: str | None = None) -> list[RunnerInfo]:
+    async def runners(self, app: str | None = None, environment: str | None = None) -> list[RunnerInfo]:
         """Return live runners and the last few that ended."""
-        return await self._list("/api/v1/runners", "runners", RunnerInfo, {"app": app} if app else {})
+        params = _given(app=app, environment=environment)
+        return await self._list("/api/v1/runners", "runners", RunnerInfo, params)
 
     async def end_runner(self, runner_id: str, *, kill: bool = False, replace: bool = False) -> bool:
         """End a runner in order, or at once; returns whether another was started for it. Raises: NotFoundError."""
@@ -205,6 +217,44 @@ class AsyncClient:
     async def machines(self) -> list[MachineType]:
         """Return the machine catalogue."""
         return await self._list("/api/v1/machines", "machines", MachineType, {})
+
+    async def environments(self) -> list[EnvironmentInfo]:
+        """Return the environments, `main` first."""
+        return await self._list("/api/v1/environments", "environments", EnvironmentInfo, {})
+
+    async def create_environment(self, request: EnvironmentRequest) -> EnvironmentInfo:
+        """Make an environment. Raises: UsageError, ConflictError."""
+        answer = await self._send("POST", "/api/v1/environments", body=request, repeatable=False)
+        return self._parsed(answer, EnvironmentInfo)
+
+    async def delete_environment(self, name: str, *, with_all: bool = False) -> EnvironmentDeleted:
+        """Delete an environment. Raises: NotFoundError; ConflictError unless it is empty or with_all."""
+        params = {"with_all": "1"} if with_all else {}
+        path = f"/api/v1/environments/{quote(name, safe='')}"
+        return self._parsed(
+            await self._send("DELETE", path, params=params, repeatable=False), EnvironmentDeleted
+        )
+
+    async def secrets(self, environment: str | None = None) -> list[SecretInfo]:
+        """Return secrets of one environment or of all; no values."""
+        return await self._list("/api/v1/secrets", "secrets", SecretInfo, _given(environment=environment))
+
+    async def set_secret(self, name: str, request: SecretRequest) -> SecretSet:
+        """Set a secret. Raises: UsageError, LimitError, NotFoundError."""
+        path = f"/api/v1/secrets/{quote(name, safe='')}"
+        return self._parsed(
+            await self._send("PUT", path, content=request.opened(), media="application/json"), SecretSet
+        )
+
+    async def unset_secret(self, name: str, environment: str) -> SecretSet:
+        """Unset a secret. Raises: NotFoundError."""
+        path, params = f"/api/v1/secrets/{quote(name, safe='')}", {"environment": environment}
+        return self._parsed(await self._send("DELETE", path, params=params, repeatable=False), SecretSet)
+
+    async def rotate_secrets(self) -> SecretsRotated:
+        """Encrypt all secrets anew under new keys."""
+        answer = await self._send("POST", "/api/v1/secrets/rotate", repeatable=False)
+        return self._parsed(answer, SecretsRotated)
 
     async def open_session(self, request: SessionRequest) -> SessionInfo:
         """Open the session of this process; on the private socket the backend watches the process itself."""
@@ -338,12 +388,14 @@ class AsyncClient:
         *,
         body: BaseModel | None = None,
         content: bytes | None = None,
+        media: str | None = None,
         params: dict[str, str] | None = None,
         timeout: float | None = None,
         repeatable: bool = True,
     ) -> httpx.Response:
         data = body.model_dump_json().encode() if body is not None else content
-        headers = {"content-type": "application/json"} if body is not None or method == "PATCH" else {}
+        media = "application/json" if body is not None or method == "PATCH" else media
+        headers = {"content-type": media} if media is not None else {}
         pauses = iter(RETRY_S)
         while True:
             try:
@@ -382,6 +434,10 @@ class AsyncClient:
         if not isinstance(found, dict):
             raise failure(self.address, "an answer that is not an object")
         return found
+
+
+def _given(**params: str | None) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _call_path(endpoint_id: str, path: str) -> str:

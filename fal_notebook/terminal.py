@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["TerminalContext", "context"]
 
 
+_SAID = (
+    "The value of {name} is now in this shell's history, and was in the list of processes. "
+    "`fal-nb secrets set {name}` asks for it instead."
+)
+
+
 class TerminalContext(Context):
     """A context that remembers what it has printed already."""
 
@@ -49,6 +55,8 @@ def context(*, host: str | None, home: str | None, as_json: bool) -> TerminalCon
         hold=_hold,
         machines=_machines,
         session=_session,
+        ask=_ask,
+        unsay=lambda name, _value: screen.say(_SAID.format(name=name)),
     )
 
     def show(result: Served | Shipped) -> None:
@@ -119,6 +127,21 @@ def _machines(profile: Profile) -> Sequence[MachineType]:
     from fal_notebook.client import connect
 
     return connect(profile).machines()
+
+
+def _ask(name: str) -> str:
+    """Ask at the terminal, or take what is piped in."""
+    if not sys.stdin.isatty():
+        text = sys.stdin.read().removesuffix("\n")
+        if not text:
+            raise UsageError(
+                f"There is no terminal to ask for the value of `{name}`, and nothing is piped in.",
+                fix=f"For example `fal-nb secrets set {name} < file`.",
+            )
+        return text
+    from getpass import getpass
+
+    return getpass(f"Value of {name} (not shown): ")
 
 
 def _hold() -> None:

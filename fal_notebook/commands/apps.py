@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.environments import ENV_HELP, aliased, chosen_environment
 from fal_notebook.commands.registry import Command, flag, nearest, value
 from fal_notebook.commands.results import AppDeleted, AppsListed
 from fal_notebook.errors import NotFoundError
@@ -17,6 +18,7 @@ class ListArguments:
     """Arguments of `apps list`."""
 
     temporary: bool = flag("List temporary apps too", default=False)
+    env: str | None = flag("Environment, else FAL_ENV; without either, of all", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +26,20 @@ class DeleteArguments:
     """Arguments of `apps delete`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
 
 
 def list_apps(args: ListArguments, ctx: Context) -> AppsListed:
     """List deployed apps."""
-    return AppsListed(tuple(ctx.connect().apps(ephemeral=args.temporary)))
+    return AppsListed(
+        tuple(ctx.connect().apps(ephemeral=args.temporary, environment=chosen_environment(args.env)))
+    )
 
 
 def delete(args: DeleteArguments, ctx: Context) -> AppDeleted:
     """Delete an app. Raises: NotFoundError with the nearest names."""
     client = ctx.connect()
-    name = args.app.rpartition("/")[2]
+    name = aliased(args.app, args.env, ctx)
     try:
         return AppDeleted(name, client.delete_app(name))
     except NotFoundError as error:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fal_notebook.config import Profile
+from fal_notebook.errors import UsageError
 
 if TYPE_CHECKING:
     from fal_notebook.client import Client
@@ -64,6 +65,12 @@ class Context:
     dev_suffix: Callable[[str], str | None] = lambda _name: None
     """Ending of a temporary app's alias for a class name; None: the backend chooses one."""
     notebook: str | None = None
+    ask: Callable[[str], str] = lambda name: _nobody(name)
+    """Ask the person for a secret's value without showing it. Raises: UsageError where nobody can be asked."""
+    variable: Callable[[str], Any] = lambda name: _no_variables(name)
+    """Return the value of a variable of the notebook. Raises: UsageError."""
+    unsay: Callable[[str, str], None] = lambda _name, _value: None
+    """(name, value): the value was written into the command; undo what of that can be undone, and say the rest."""
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -76,3 +83,13 @@ class Context:
     def prefix(self) -> str:
         """How a command is written at this door."""
         return "%fal" if self.door == "notebook" else "fal-nb"
+
+
+def _nobody(name: str) -> str:
+    raise UsageError(f"Nobody can be asked for the value of `{name}` here.")
+
+
+def _no_variables(name: str) -> Any:
+    raise UsageError(
+        f"There is no variable `{name}` here.", fix="Variables are a notebook's: use `%fal` there."
+    )

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.environments import ENV_HELP, chosen_environment
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import Checked, Shipped, Stopped
 from fal_notebook.errors import NotFoundError, UsageError
@@ -18,6 +19,7 @@ from fal_notebook.wire import (
     AuthMode,
     Strategy,
 )
+from fal_notebook.wire_secrets import MAIN, split_alias
 
 __all__ = ["COMMANDS", "AppArguments", "DeployArguments", "RunArguments", "StopArguments", "run_target"]
 
@@ -32,6 +34,7 @@ class _ShipArguments:
     auth: AuthMode | None = flag("Who may call it: private (your key) or public (anyone)")
     no_cache: bool = flag("Build the image anew", default=False)
     allow_large: bool = flag("Send captured values over 100 MB", default=False)
+    env: str | None = flag(ENV_HELP, metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,6 @@ class DeployArguments(_ShipArguments):
         "A fact kept with the revision, such as commit=4f1c9a2 (repeatable)", metavar="NAME=TEXT", many=True
     )
     force: bool = flag("Make a revision though nothing changed", default=False)
-    env: str = flag("Environment; this release has `main` only", default="main", metavar="NAME")
 
 
 def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) -> Shipped | Checked:
@@ -100,6 +102,7 @@ def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) 
         no_cache=args.no_cache,
         allow_large=args.allow_large,
         dry=isinstance(args, AppArguments) and args.dry,
+        environment=chosen_environment(args.env) or MAIN,
     )
     return ship(order, ctx)
 
@@ -131,10 +134,6 @@ def stop(args: StopArguments, ctx: Context) -> Stopped:
 
 def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
     """Deploy an App and return when the new revision serves. Raises: FalError when it does not."""
-    if args.env != "main":
-        raise UsageError(
-            f"There is no environment `{args.env}`.", fix="Leave out --env: this release has `main` only."
-        )
     from fal_notebook.commands.ship import Order, ship
 
     if (args.attach and args.detach) or (args.no_scale and args.reset_scale):
@@ -153,6 +152,7 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
         detach=args.detach,
         reset_scale=args.reset_scale,
         force=args.force,
+        environment=chosen_environment(args.env) or MAIN,
     )
     return ship(order, ctx)
 
@@ -203,7 +203,7 @@ def _temporary(name: str, ctx: Context) -> str:
     suffix = ctx.dev_suffix(name)
     fitting = [alias for alias in listed if alias == name or _DEV.sub("", alias) == name]
     if suffix is not None and not fitting:
-        fitting = [alias for alias in listed if alias.endswith(f"-dev-{suffix}")]
+        fitting = [alias for alias in listed if split_alias(alias)[0].endswith(f"-dev-{suffix}")]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

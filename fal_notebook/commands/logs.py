@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.environments import ENV_HELP, aliased
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import LinesShown
 from fal_notebook.errors import UsageError
@@ -27,6 +28,7 @@ class LogsArguments:
     request: str | None = flag("Only lines of this request", metavar="ID")
     follow: bool = flag("Go on as lines come, until interrupted", default=False, short="-f")
     lines: int = flag("Newest lines at first", default=100, metavar="COUNT", short="-n")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     search: str | None = flag("Only lines with this text", metavar="TEXT")
     since: str | None = flag("Only newer lines: 90s, 10m, 2h, 1d, or an ISO time", metavar="TIME")
 
@@ -65,7 +67,7 @@ def _params(args: LogsArguments, ctx: Context) -> dict[str, str]:
     if args.runner is not None:
         params["runner"] = args.runner
     elif args.app is not None:
-        params["app"] = ctx.aliases.get(args.app) or args.app.rpartition("/")[2]
+        params["app"] = ctx.aliases.get(args.app) or aliased(args.app, args.env, ctx)
     if args.request is not None:
         params["request"] = args.request
     if args.search is None and args.since is None:

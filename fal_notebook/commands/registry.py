@@ -75,6 +75,15 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("queue flush", "Cancel the requests of an app that wait", "scaling"),
     Entry("logs", "Show what runners wrote", "logs"),
     Entry("requests", "List calls that have ended, with where their time went", "requests"),
+    Entry("environments list", "List environments", "environments"),
+    Entry("environments create", "Make an environment beside `main`", "environments"),
+    Entry("environments delete", "Delete an environment; --yes with all that is in it", "environments"),
+    Entry(
+        "secrets set", "Set a secret: runners find it in their environment, nobody reads it back", "secrets"
+    ),
+    Entry("secrets list", "List secrets without their values", "secrets"),
+    Entry("secrets unset", "Remove a secret", "secrets"),
+    Entry("secrets rotate", "Encrypt all secrets anew under new keys", "secrets"),
     Entry("machines list", "List machine types", "machines"),
     Entry("serve", "Start the backend of this machine", "server", _TERMINAL),
     Entry("env", "Print exports that point fal's own clients here", "environment", _TERMINAL),

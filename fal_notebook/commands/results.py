@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from fal_notebook.wire import (
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         MachineType,
         RunnerInfo,
     )
-from fal_notebook.wire_deploy import QueueSize, Restarted, RevisionDetail, RevisionDiff, RevisionPage
+    from fal_notebook.wire_deploy import QueueSize, Restarted, RevisionDetail, RevisionDiff, RevisionPage
+    from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
 __all__ = [
     "AppDeleted",
@@ -30,6 +31,7 @@ __all__ = [
     "Check",
     "Checked",
     "Diagnosed",
+    "EnvironmentsListed",
     "Exports",
     "Frame",
     "LinesShown",
@@ -46,10 +48,12 @@ __all__ = [
     "RevisionsListed",
     "RunnerStopped",
     "RunnersListed",
+    "SecretsListed",
     "Served",
     "Shipped",
     "Stage",
     "Stopped",
+    "Told",
     "Versions",
 ]
 
@@ -326,6 +330,28 @@ class Versions:
     packages: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EnvironmentsListed:
+    """Environments, `main` first."""
+
+    environments: tuple[EnvironmentInfo, ...]
+
+
+@dataclass(frozen=True)
+class SecretsListed:
+    """Secrets without their values."""
+
+    secrets: tuple[SecretInfo, ...]
+
+
+@dataclass(frozen=True)
+class Told:
+    """An act that is done: a sentence or two for people, and the facts for programs."""
+
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 Result: TypeAlias = (
     Shipped
     | Checked
@@ -350,4 +376,7 @@ Result: TypeAlias = (
     | Exports
     | Diagnosed
     | Versions
+    | EnvironmentsListed
+    | SecretsListed
+    | Told
 )

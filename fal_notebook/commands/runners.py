@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.environments import aliased, chosen_environment
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import RunnersListed, RunnerStopped
 from fal_notebook.commands.scaling import chosen
@@ -19,6 +20,7 @@ class ListArguments:
     app: str | None = flag("Only runners of this app", metavar="NAME")
     since: str | None = flag("Ended ones only if they ended since: 90s, 10m, 2h, 1d", metavar="TIME")
     state: tuple[str, ...] = flag("Only this state, such as RUNNING (repeatable)", metavar="STATE", many=True)
+    env: str | None = flag("Environment, else FAL_ENV; without either, of all", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,9 @@ class StopArguments:
 
 def list_runners(args: ListArguments, ctx: Context) -> RunnersListed:
     """List runners."""
-    return RunnersListed(tuple(chosen(ctx.connect().runners(args.app), args.since, args.state)))
+    app = None if args.app is None else aliased(args.app, args.env, ctx)
+    found = ctx.connect().runners(app, chosen_environment(args.env) if app is None else None)
+    return RunnersListed(tuple(chosen(found, args.since, args.state)))
 
 
 def stop(args: StopArguments, ctx: Context) -> RunnerStopped:

@@ -24,6 +24,7 @@ from fal_notebook.errors import DeployError, FalError, MachineError, NotFoundErr
 from fal_notebook.origin import attribute_where
 from fal_notebook.survey import Survey, survey
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
+from fal_notebook.wire_secrets import MAIN
 
 __all__ = ["Order", "ship"]
 
@@ -50,6 +51,7 @@ class Order:
     detach: bool = False
     reset_scale: bool = False
     force: bool = False
+    environment: str = MAIN
 
 
 def ship(order: Order, ctx: Context) -> Shipped | Checked:
@@ -79,6 +81,7 @@ class _Shipment:
                 return Checked(spec, frozen.manifest, tuple(self.warnings))
             client = self.ctx.connect()
             self._check_machines(client, spec)
+            self._check_secrets(client, spec)
             deployment = self._send(client, frozen, spec)
         except FalError as error:
             self._fail(error)
@@ -108,6 +111,18 @@ class _Shipment:
         )
         self._show(manifest=frozen.manifest, check_s=time.monotonic() - started)
         return frozen, spec
+
+    def _check_secrets(self, client: Client, spec: AppSpec) -> None:
+        """Say which of the secrets that the App names are not there: its runners would start without them."""
+        if not spec.secrets:
+            return
+        environment = self.order.environment
+        known = {one.name for one in client.secrets(environment)}
+        for name in [name for name in spec.secrets if name not in known]:
+            fix = f"`{self.ctx.prefix} secrets set {name}" + (
+                f" --env {environment}`." if environment != MAIN else "`."
+            )
+            self.ctx.say(f"Secret `{name}` is not set in environment {environment}: {fix}")
 
     def _lint(self, spec: AppSpec, found: Survey) -> None:
         findings = lint.lint(
@@ -178,6 +193,7 @@ class _Shipment:
             spec=spec,
             manifest=frozen.manifest,
             app_name=order.app_name,
+            environment=order.environment,
             auth=order.auth,
             strategy=order.strategy,
             ephemeral=is_run,

@@ -7,10 +7,13 @@ stop at the cell, and shows no frames of ours.
 
 from __future__ import annotations
 
+import getpass
 import shlex
 import sys
 import time
 from typing import Any
+
+from IPython.core.error import StdinNotImplementedError
 
 from fal_notebook import render
 from fal_notebook.app import App
@@ -27,6 +30,7 @@ from fal_notebook.notebook.output import Card, show
 from fal_notebook.notebook.overview import APP_SUMMARY, DOOR, overview
 from fal_notebook.notebook.provenance import Cells
 from fal_notebook.notebook.source import bound_names, class_names
+from fal_notebook.notebook.unsaid import unsay
 from fal_notebook.wire import LogLine
 
 __all__ = ["Door"]
@@ -101,6 +105,9 @@ class Door:
             session=kernel.session_request,
             dev_suffix=lambda name: kernel.dev_suffix(self.shell, name),
             notebook=kernel.notebook_name(),
+            ask=_ask,
+            variable=self._variable,
+            unsay=self._unsay,
         )
 
     def _defined(self, line: str, cell: str) -> list[type[App]]:
@@ -132,6 +139,20 @@ class Door:
             source=self.cells.class_source(cls),
             cell=self.cells.cell_of_class(cls),
         )
+
+    def _variable(self, name: str) -> Any:
+        if name not in self.shell.user_ns:
+            raise UsageError(f"There is no variable `{name}` in this notebook.")
+        return self.shell.user_ns[name]
+
+    def _unsay(self, name: str, value: str) -> None:
+        current = self.cells.current
+        if current is not None and unsay(self.shell, current.text, name, value):
+            _say(
+                f"The value of {name} was written into the cell, which is saved with the notebook. It was taken out of "
+                f"the cell and of IPython's history; if the notebook was saved meanwhile, or was run without an editor, "
+                f"it is still in the file. `%fal secrets set {name}` asks for it instead."
+            )
 
     def _find_app(self, ref: str) -> Target:
         if is_file_reference(ref):
@@ -175,6 +196,17 @@ def _have(names: list[str]) -> str:
 def _article(item: object) -> str:
     name = type(item).__name__
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _ask(name: str) -> str:
+    """Ask under the cell; what is typed is part of no output."""
+    try:
+        return getpass.getpass(f"Value of {name} (not shown, not saved): ")
+    except (StdinNotImplementedError, EOFError) as error:
+        raise UsageError(
+            f"Nobody can be asked for the value of `{name}`: this notebook runs by itself.",
+            fix=f"`%fal secrets set {name} --from-variable VARIABLE`, or `--from-env`, takes it from where it is.",
+        ) from error
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,7 @@ from fal_notebook.commands.results import (
     AppsListed,
     Checked,
     Diagnosed,
+    EnvironmentsListed,
     Exports,
     LinesShown,
     MachinesListed,
@@ -28,10 +29,12 @@ from fal_notebook.commands.results import (
     RevisionsListed,
     RunnersListed,
     RunnerStopped,
+    SecretsListed,
     Served,
     Shipped,
     Stage,
     Stopped,
+    Told,
     Versions,
 )
 from fal_notebook.render import html as _html
@@ -66,7 +69,7 @@ def text(result: Result) -> str:
             return _text.card(result.progress)
         case Checked():
             return _checked(result)
-        case Stopped() | AppDeleted() | RunnerStopped():
+        case Stopped() | AppDeleted() | RunnerStopped() | Told():
             return _ended(result)
         case LinesShown():
             return "\n".join(map(_text.log_line, result.lines)) or (
@@ -96,6 +99,8 @@ def text(result: Result) -> str:
             | RevisionsListed()
             | RequestsListed()
             | MachinesListed()
+            | EnvironmentsListed()
+            | SecretsListed()
             | Diagnosed()
         ):
             head, rows, empty = rows_of(result)
@@ -113,6 +118,8 @@ def html(result: Result) -> str:
             | RevisionsListed()
             | RequestsListed()
             | MachinesListed()
+            | EnvironmentsListed()
+            | SecretsListed()
             | Diagnosed()
         ):
             head, rows, empty = rows_of(result)
@@ -177,8 +184,10 @@ def _checked(result: Checked) -> str:
     return "\n".join([*lines, *(warning.message for warning in result.warnings)])
 
 
-def _ended(result: Stopped | AppDeleted | RunnerStopped) -> str:
+def _ended(result: Stopped | AppDeleted | RunnerStopped | Told) -> str:
     match result:
+        case Told():
+            return result.text
         case Stopped():
             return f"Stopped {result.app}; its URL is gone."
         case AppDeleted():

@@ -15,6 +15,7 @@ from fal_notebook.commands.results import (
     AppsListed,
     Checked,
     Diagnosed,
+    EnvironmentsListed,
     Exports,
     LinesShown,
     MachinesListed,
@@ -29,9 +30,11 @@ from fal_notebook.commands.results import (
     RevisionsListed,
     RunnersListed,
     RunnerStopped,
+    SecretsListed,
     Served,
     Shipped,
     Stopped,
+    Told,
     Versions,
 )
 from fal_notebook.errors import FalError
@@ -145,4 +148,7 @@ _SHAPES: dict[type, Callable[[Any], dict[str, Any]]] = {
         "checks": [asdict(check) for check in result.checks],
     },
     Versions: asdict,
+    EnvironmentsListed: lambda result: {"environments": _listed(result.environments)},
+    SecretsListed: lambda result: {"secrets": _listed(result.secrets)},
+    Told: lambda result: dict(result.facts),
 }

@@ -8,18 +8,30 @@ from fal_notebook.commands.results import (
     AppsListed,
     Check,
     Diagnosed,
+    EnvironmentsListed,
     MachinesListed,
     RequestsListed,
     RevisionsListed,
     RunnersListed,
+    SecretsListed,
 )
 from fal_notebook.render import revisions
 from fal_notebook.render.words import age, app_state, runner_state, seconds, short
 from fal_notebook.wire import AppSummary, CallInfo, MachineType, RunnerInfo, RunnerState
+from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
 __all__ = ["Listed", "rows_of"]
 
-Listed: TypeAlias = AppsListed | RunnersListed | RevisionsListed | RequestsListed | MachinesListed | Diagnosed
+Listed: TypeAlias = (
+    AppsListed
+    | RunnersListed
+    | RevisionsListed
+    | RequestsListed
+    | MachinesListed
+    | EnvironmentsListed
+    | SecretsListed
+    | Diagnosed
+)
 
 _APPS = ("App", "State", "Auth", "Revision", "Runners", "Machine", "Deployed", "URL")
 _RUNNERS = ("Runner", "App", "State", "Machine", "Calls", "Up", "Pid", "Why")
@@ -37,6 +49,8 @@ _REQUESTS = (
     "Request",
 )
 _MACHINES = ("Machine", "CPU", "Memory", "GPU", "Here")
+_ENVIRONMENTS = ("Name", "Description", "Default", "Created")
+_SECRETS = ("Name", "Environment", "Set", "Times", "Exposed by default")
 _CHECKS = ("Check", "Result", "Found", "Fix")
 
 
@@ -65,12 +79,22 @@ def rows_of(result: Listed) -> tuple[tuple[str, ...], list[tuple[str, ...]], str
             )
         case MachinesListed():
             return _MACHINES, [_machine(machine) for machine in result.machines], "No machine types."
+        case EnvironmentsListed():
+            return _ENVIRONMENTS, [_environment(one) for one in result.environments], "No environments."
+        case SecretsListed():
+            return (
+                _SECRETS,
+                [_secret(one) for one in result.secrets],
+                "No secrets. `secrets set NAME` makes one.",
+            )
         case Diagnosed():
             return _CHECKS, [_check(check) for check in result.checks], ""
 
 
 def _app(app: AppSummary) -> tuple[str, ...]:
-    state = app_state(app.state) + (f" ({app.state_reason})" if app.state_reason else "")
+    notes = [app.state_reason] if app.state_reason else []
+    notes += [f"old secrets: {', '.join(app.stale_secrets)}"] if app.stale_secrets else []
+    state = app_state(app.state) + (f" ({'; '.join(notes)})" if notes else "")
     return (
         app.alias,
         state,
@@ -84,7 +108,8 @@ def _app(app: AppSummary) -> tuple[str, ...]:
 
 
 def _runner(runner: RunnerInfo) -> tuple[str, ...]:
-    why = runner.reason or runner.start_reason or ""
+    stale = f"old secrets: {', '.join(runner.stale_secrets)}" if runner.stale_secrets else ""
+    why = "; ".join(part for part in (runner.reason or runner.start_reason, stale) if part)
     ended = runner.state is RunnerState.TERMINATED
     return (
         runner.runner_id,
@@ -118,6 +143,15 @@ def _machine(machine: MachineType) -> tuple[str, ...]:
     memory = f"{machine.memory_mb / 1024:g} GB" if machine.memory_mb >= 1024 else f"{machine.memory_mb} MB"
     gpu = f"{machine.gpus} x {machine.gpu}" if machine.gpus else "none"
     return (machine.name, f"{machine.cpu:g}", memory, gpu, "yes" if machine.available else "no")
+
+
+def _environment(one: EnvironmentInfo) -> tuple[str, ...]:
+    return (one.name, one.description or "", "yes" if one.is_default else "", age(one.created_at))
+
+
+def _secret(one: SecretInfo) -> tuple[str, ...]:
+    exposed = "yes" if one.default_exposed else "no"
+    return (one.name, one.environment, age(one.updated_at or one.created_at), str(one.number), exposed)
 
 
 def _check(check: Check) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def checked_environment(name: str) -> str:
 
 def unknown_environment(name: str, known: Sequence[str]) -> NotFoundError:
     """Return the error for an environment that is not there, with the nearest names."""
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.65)
     meant = " or ".join(f"'{one}'" for one in near)
     listed = f"Environments: {', '.join(known)}."
     fix = f"Did you mean {meant}? {listed}" if near else f"{listed} `environments create` makes one."
