@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.context import Answer, Context, Target
 from fal_notebook.config import Profile, resolve
 from fal_notebook.errors import UsageError
 
 if TYPE_CHECKING:
     from fal_notebook.client import Client
-    from fal_notebook.commands.results import Progress, Served, Shipped
+    from fal_notebook.commands.results import Planned, Progress, Served, Shipped
     from fal_notebook.wire import LogLine, MachineType, SessionRequest
 
 __all__ = ["TerminalContext", "context"]
@@ -52,6 +52,7 @@ def context(*, host: str | None, home: str | None, as_json: bool) -> TerminalCon
         report=screen.report,
         say=screen.say,
         emit=screen.emit,
+        confirm=screen.confirm,
         hold=_hold,
         machines=_machines,
         session=_session,
@@ -85,6 +86,21 @@ class _Screen:
         text = json.dumps(render.document(result)) if self._as_json else render.text(result)
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+
+    def confirm(self, planned: Planned, yes: bool) -> Answer:
+        """Print the plan; ask for the word that fal asks for."""
+        from fal_notebook import render
+
+        out = sys.stderr if self._as_json else sys.stdout
+        out.write(render.text(planned) + "\n")
+        out.flush()
+        if yes:
+            return Answer.YES
+        if not sys.stdin.isatty():
+            return Answer.NOBODY
+        sys.stderr.write("Type 'confirm' to confirm deployment: ")
+        sys.stderr.flush()
+        return Answer.YES if sys.stdin.readline().strip().lower() == "confirm" else Answer.NO
 
     def report(self, progress: Progress) -> None:
         from fal_notebook import render

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,22 @@ from fal_notebook.errors import UsageError
 
 if TYPE_CHECKING:
     from fal_notebook.client import Client
-    from fal_notebook.commands.results import Progress, Served, Shipped
+    from fal_notebook.commands.results import Planned, Progress, Served, Shipped
     from fal_notebook.origin import Provenance
     from fal_notebook.wire import CellRef, LogLine, MachineType, SessionRequest
 
-__all__ = ["Context", "Target"]
+__all__ = ["Answer", "Context", "Target"]
+
+
+class Answer(Enum):
+    """What a person said to a plan."""
+
+    YES = "yes"
+    NO = "no"
+    LATER = "later"
+    """It is shown with buttons, and nothing waits here."""
+    NOBODY = "nobody"
+    """Nobody can answer."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,8 @@ class Context:
     """Show a log line as it comes."""
     session: Callable[[], SessionRequest]
     """Say whose life a temporary app shares."""
+    confirm: Callable[[Planned, bool], Answer] = lambda _planned, _yes: Answer.NOBODY
+    """Show a plan and ask; with True it is shown and not asked."""
     ready: Callable[[Shipped], None] = lambda _shipped: None
     """Show a temporary app that is ready while the command goes on."""
     served: Callable[[Served], None] = lambda _served: None

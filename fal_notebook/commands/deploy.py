@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fal_notebook.commands.context import Context, Target
 from fal_notebook.commands.environments import ENV_HELP, chosen_environment
 from fal_notebook.commands.registry import Command, flag, value
-from fal_notebook.commands.results import Checked, Shipped, Stopped
+from fal_notebook.commands.results import Checked, Planned, Shipped, Stopped
 from fal_notebook.errors import NotFoundError, UsageError
 from fal_notebook.wire import (
     ANNOTATIONS_BYTES,
@@ -75,6 +75,8 @@ class DeployArguments(_ShipArguments):
     )
     reset_scale: bool = flag("Take scaling from the code, not from what the app has", default=False)
     no_scale: bool = flag("Keep the app's scaling (as without it)", default=False)
+    check: bool = flag("Show what would change and ask before it happens", default=False)
+    yes: bool = flag("Do not ask: the check is shown, and the deployment goes on", default=False)
     message: str | None = flag("A note kept with the revision (at most 2048 characters)", metavar="TEXT")
     annotation: tuple[str, ...] = flag(
         "A fact kept with the revision, such as commit=4f1c9a2 (repeatable)", metavar="NAME=TEXT", many=True
@@ -104,7 +106,9 @@ def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) 
         dry=isinstance(args, AppArguments) and args.dry,
         environment=chosen_environment(args.env) or MAIN,
     )
-    return ship(order, ctx)
+    shipped = ship(order, ctx)
+    assert not isinstance(shipped, Planned), "a temporary app is not planned"
+    return shipped
 
 
 def run(args: RunArguments, ctx: Context) -> Shipped | Checked | Stopped:
@@ -132,8 +136,9 @@ def stop(args: StopArguments, ctx: Context) -> Stopped:
     return Stopped(alias)
 
 
-def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
+def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked | Planned:
     """Deploy an App and return when the new revision serves. Raises: FalError when it does not."""
+    from fal_notebook.commands.check import trigger
     from fal_notebook.commands.ship import Order, ship
 
     if (args.attach and args.detach) or (args.no_scale and args.reset_scale):
@@ -152,6 +157,8 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked:
         detach=args.detach,
         reset_scale=args.reset_scale,
         force=args.force,
+        check=trigger(args.check),
+        yes=args.yes,
         environment=chosen_environment(args.env) or MAIN,
     )
     return ship(order, ctx)

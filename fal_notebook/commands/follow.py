@@ -16,7 +16,15 @@ from fal_notebook.commands.results import Frame, Progress, Stage
 from fal_notebook.commands.traces import own_frames
 from fal_notebook.errors import DeployError, FalError, NotFoundError, RunnerError, error_from_dict
 from fal_notebook.loop import Feed
-from fal_notebook.wire import Deployment, DeploymentPhase, DeploymentState, ErrorBody, Event, LogLine
+from fal_notebook.wire import (
+    Deployment,
+    DeploymentPhase,
+    DeploymentState,
+    ErrorBody,
+    Event,
+    LogLine,
+    RunnerState,
+)
 
 __all__ = ["Follower"]
 
@@ -120,6 +128,10 @@ class Follower:
     def _follow_runner(self, event: Event, feed: Feed[Event | LogLine]) -> None:
         revision = event.data.get("revision")
         if revision is not None and self._deployment.revision not in (None, revision):
+            return
+        reason = event.data.get("reason")
+        if reason and event.data.get("state") == RunnerState.PENDING:
+            self._progress = self._progress.with_(log=(f"Waiting: {reason}",))
             return
         self._runner = event.subject.partition("/")[2]
         if not feed.follows(f"runner/{self._runner}"):

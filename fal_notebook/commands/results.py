@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RunnerInfo,
     )
     from fal_notebook.wire_deploy import QueueSize, Restarted, RevisionDetail, RevisionDiff, RevisionPage
+    from fal_notebook.wire_plan import DeployPlan
     from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Frame",
     "LinesShown",
     "MachinesListed",
+    "Planned",
     "Progress",
     "QueueFlushed",
     "QueueSized",
@@ -131,6 +133,18 @@ class Shipped:
     deployment: Deployment
     progress: Progress
     warnings: tuple[str, ...] = ()
+    plan: DeployPlan | None = None
+    """What was confirmed before, with `--check`."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """`--check`: what a deployment would change; it waits for a word."""
+
+    plan: DeployPlan
+    triggered_by: str
+    """flag, env or admin."""
+    instance: str
 
 
 @dataclass(frozen=True)
@@ -354,6 +368,7 @@ class Told:
 
 Result: TypeAlias = (
     Shipped
+    | Planned
     | Checked
     | Stopped
     | AppsListed

@@ -15,11 +15,12 @@ from typing import Any
 from fal_notebook import bundle, lint, schema
 from fal_notebook.app import check_built
 from fal_notebook.client import Client
+from fal_notebook.commands.check import REQUIRED, confirmed
 from fal_notebook.commands.context import Context, Target
 from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
-from fal_notebook.commands.results import Checked, Progress, Shipped, Stage
+from fal_notebook.commands.results import Checked, Planned, Progress, Shipped, Stage
 from fal_notebook.errors import DeployError, FalError, MachineError, NotFoundError, Where
 from fal_notebook.origin import attribute_where
 from fal_notebook.survey import Survey, survey
@@ -51,10 +52,14 @@ class Order:
     detach: bool = False
     reset_scale: bool = False
     force: bool = False
+    check: str | None = None
+    """flag or env: what asks that the plan is shown and confirmed first."""
+    yes: bool = False
+    """The plan is shown and not asked for."""
     environment: str = MAIN
 
 
-def ship(order: Order, ctx: Context) -> Shipped | Checked:
+def ship(order: Order, ctx: Context) -> Shipped | Checked | Planned:
     """Check the class, send it and wait until it is ready; reports each step to `ctx.report`.
 
     An interrupt cancels a temporary app and leaves a deployment running.
@@ -71,8 +76,9 @@ class _Shipment:
         title = order.app_name or getattr(cls, "app_name", None) or cls.__name__
         self.progress = Progress(title=str(title), kind=order.kind)
         self.warnings: list[ErrorBody] = []
+        self.planned: Planned | None = None
 
-    def go(self) -> Shipped | Checked:
+    def go(self) -> Shipped | Checked | Planned:
         try:
             with as_main(self.order.target.module):
                 frozen, spec = self._check()
@@ -83,6 +89,14 @@ class _Shipment:
             self._check_machines(client, spec)
             self._check_secrets(client, spec)
             deployment = self._send(client, frozen, spec)
+            if deployment is None:
+                assert self.planned is not None, "only a plan keeps a shipment here"
+                return self.planned
+        except MachineError as error:
+            # The backend knows what its nodes have, and not where it was asked for.
+            error.where = error.where or self._machine_where()
+            self._fail(error)
+            raise
         except FalError as error:
             self._fail(error)
             raise
@@ -92,7 +106,8 @@ class _Shipment:
         final, progress = follower.until_final()
         if final.ephemeral:
             self.ctx.aliases[self.order.target.cls.__name__] = final.app_name
-        return Shipped(final, progress, tuple(warning.message for warning in self.warnings))
+        plan = self.planned.plan if self.planned is not None else None
+        return Shipped(final, progress, tuple(warning.message for warning in self.warnings), plan)
 
     def _check(self) -> tuple[bundle.Frozen, AppSpec]:
         started = time.monotonic()
@@ -150,13 +165,6 @@ class _Shipment:
                 fix=f"{fix}Available: {', '.join(here)}.",
                 where=where,
             )
-        if not any(machines[name].available for name in spec.machine_types):
-            raise MachineError(
-                f"No node has the machine type `{spec.machine_types[0]}`.",
-                fix=f"Available: {', '.join(here)}.",
-                where=where,
-                code="machine.unavailable",
-            )
 
     def _machine_where(self) -> Where:
         if self.order.machine_type:
@@ -164,10 +172,13 @@ class _Shipment:
         target = self.order.target
         return attribute_where(target.cls, "machine_type", source=target.source, provenance=target.provenance)
 
-    def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment:
+    def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment | None:
+        """Return the deployment that has begun; None: its plan waits for a word."""
         client.upload_all([frozen.payload, *frozen.buffers])
         self._show(instance=client.identity.instance_id)
         request = self._request(client, frozen, spec)
+        if self.order.check is not None:
+            return self._confirmed(client, request, self.order.check)
         try:
             return self._post(client, request)
         except NotFoundError as error:
@@ -175,6 +186,16 @@ class _Shipment:
                 raise
             client.forget_session()
             return self._post(client, self._request(client, frozen, spec))
+        except FalError as error:
+            if error.code != REQUIRED:
+                raise
+            return self._confirmed(client, request, "admin")
+
+    def _confirmed(self, client: Client, request: DeployRequest, triggered_by: str) -> Deployment | None:
+        self.planned, deployment = confirmed(
+            client, request, self.ctx, triggered_by=triggered_by, yes=self.order.yes
+        )
+        return deployment
 
     def _post(self, client: Client, request: DeployRequest) -> Deployment:
         act = client.loop.start(client.core.deploy(request))

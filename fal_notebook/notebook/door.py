@@ -18,11 +18,11 @@ from IPython.core.error import StdinNotImplementedError
 from fal_notebook import render
 from fal_notebook.app import App
 from fal_notebook.client import connect
-from fal_notebook.commands.context import Context, Target
+from fal_notebook.commands.context import Answer, Context, Target
 from fal_notebook.commands.deploy import AppArguments, run_target
 from fal_notebook.commands.reference import is_file_reference, load, own_apps
 from fal_notebook.commands.registry import HelpWanted, find, nearest, parse
-from fal_notebook.commands.results import Checked, Shipped
+from fal_notebook.commands.results import Checked, Planned, Shipped
 from fal_notebook.config import resolve
 from fal_notebook.errors import AppError, FalError, UsageError
 from fal_notebook.notebook import kernel
@@ -70,7 +70,7 @@ class Door:
             return
         except FalError as error:
             raise _clean(error, is_shown=card.is_shown) from None
-        if result is not None and not isinstance(result, Shipped):
+        if result is not None and not isinstance(result, Shipped | Planned):
             show(result)
 
     def _command(self, words: list[str], card: Card) -> Any:
@@ -101,6 +101,7 @@ class Door:
             report=card.report,
             say=_say,
             emit=_emit,
+            confirm=lambda planned, yes: self._confirm(card, planned, yes=yes),
             hold=_hold,
             session=kernel.session_request,
             dev_suffix=lambda name: kernel.dev_suffix(self.shell, name),
@@ -108,6 +109,18 @@ class Door:
             ask=_ask,
             variable=self._variable,
             unsay=self._unsay,
+        )
+
+    def _confirm(self, card: Card, planned: Planned, *, yes: bool) -> Answer:
+        card.planned(planned, goes_on=yes)
+        if yes:
+            return Answer.YES
+        if kernel.is_kernel(self.shell):
+            return Answer.LATER if kernel.has_reader(self.shell) else Answer.NOBODY
+        return (
+            Answer.YES
+            if input("Type 'confirm' to confirm deployment: ").strip().lower() == "confirm"
+            else Answer.NO
         )
 
     def _defined(self, line: str, cell: str) -> list[type[App]]:

@@ -11,12 +11,17 @@ from typing import Any
 from fal_notebook.places import process_start_time
 from fal_notebook.wire import SessionRequest
 
-__all__ = ["dev_suffix", "is_kernel", "notebook_name", "run_cell", "session_request"]
+__all__ = ["dev_suffix", "has_reader", "is_kernel", "notebook_name", "run_cell", "session_request"]
 
 
 def is_kernel(shell: Any) -> bool:
     """True in a notebook's kernel, False in a terminal's IPython."""
     return hasattr(shell, "kernel")
+
+
+def has_reader(shell: Any) -> bool:
+    """True when a person is at the front end, False when the notebook is executed without one (nbconvert)."""
+    return bool(getattr(shell.kernel, "_allow_stdin", True))
 
 
 def notebook_name() -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from IPython import display as ipython
 
 from fal_notebook import render
-from fal_notebook.commands.results import Progress, Stage
+from fal_notebook.commands.results import Planned, Progress, Stage
 from fal_notebook.wire import MIME_TYPE
 
 __all__ = ["Card", "show"]
@@ -44,6 +44,19 @@ class Card:
             self._update(progress, now)
         else:
             self._write(progress)
+
+    def planned(self, planned: Planned, *, goes_on: bool) -> None:
+        """Show a plan in this card; when the deployment goes on, that has a card of its own below."""
+        bundle = render.plan_bundle(planned)
+        if not self._is_kernel:
+            sys.stdout.write(f"{bundle['text/plain']}\n")
+        elif self._handle is None:
+            self._handle = ipython.display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(bundle, raw=True)
+        self._last = bundle
+        if goes_on:
+            self._handle = None
 
     def _update(self, progress: Progress, now: float) -> None:
         bundle = render.card_bundle(progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from shlex import quote
 from typing import Any
@@ -10,26 +11,19 @@ from fal_notebook.commands.results import (
     AppDeleted,
     AppRestarted,
     AppScaled,
-    AppsListed,
     Checked,
-    Diagnosed,
-    EnvironmentsListed,
     Exports,
     LinesShown,
-    MachinesListed,
+    Planned,
     Progress,
     QueueFlushed,
     QueueSized,
-    RequestsListed,
     Result,
     RevisionDeleted,
     RevisionDiffed,
     RevisionSet,
     RevisionShown,
-    RevisionsListed,
-    RunnersListed,
     RunnerStopped,
-    SecretsListed,
     Served,
     Shipped,
     Stage,
@@ -38,6 +32,7 @@ from fal_notebook.commands.results import (
     Versions,
 )
 from fal_notebook.render import html as _html
+from fal_notebook.render import plan as _plan
 from fal_notebook.render import revisions as _revisions
 from fal_notebook.render import text as _text
 from fal_notebook.render.document import document, error_document
@@ -53,6 +48,7 @@ __all__ = [
     "error_text",
     "html",
     "log_line",
+    "plan_bundle",
     "status_line",
     "text",
 ]
@@ -64,47 +60,11 @@ error_text = _text.error
 
 def text(result: Result) -> str:
     """Return a result for a terminal."""
-    match result:
-        case Shipped():
-            return _text.card(result.progress)
-        case Checked():
-            return _checked(result)
-        case Stopped() | AppDeleted() | RunnerStopped() | Told():
-            return _ended(result)
-        case LinesShown():
-            return "\n".join(map(_text.log_line, result.lines)) or (
-                "" if result.streamed else "No lines yet."
-            )
-        case Served():
-            return _served(result)
-        case Exports():
-            return "\n".join(f"export {name}={quote(value)}" for name, value in result.values.items())
-        case Versions():
-            named = "\n".join(f"{name} {found}" for name, found in result.packages.items())
-            return f"fal-notebook {result.version}\nPython {result.python}\n{named}"
-        case (
-            RevisionShown()
-            | RevisionDiffed()
-            | RevisionSet()
-            | RevisionDeleted()
-            | AppScaled()
-            | AppRestarted()
-            | QueueSized()
-            | QueueFlushed()
-        ):
-            return _revisions.said(result)
-        case (
-            AppsListed()
-            | RunnersListed()
-            | RevisionsListed()
-            | RequestsListed()
-            | MachinesListed()
-            | EnvironmentsListed()
-            | SecretsListed()
-            | Diagnosed()
-        ):
-            head, rows, empty = rows_of(result)
-            return _text.table(head, rows) if rows else empty
+    say = _WORDS.get(type(result))
+    if say is not None:
+        return say(result)
+    head, rows, empty = rows_of(result)
+    return _text.table(head, rows) if rows else empty
 
 
 def html(result: Result) -> str:
@@ -112,25 +72,37 @@ def html(result: Result) -> str:
     match result:
         case Shipped():
             return _html.card(result.progress)
-        case (
-            AppsListed()
-            | RunnersListed()
-            | RevisionsListed()
-            | RequestsListed()
-            | MachinesListed()
-            | EnvironmentsListed()
-            | SecretsListed()
-            | Diagnosed()
-        ):
+        case Planned():
+            return _plan.html(result)
+        case _:
+            if type(result) in _WORDS:
+                return _html.pre(text(result))
             head, rows, empty = rows_of(result)
             return _html.table(head, rows) if rows else _html.pre(empty)
-        case _:
-            return _html.pre(text(result))
 
 
 def bundle(result: Result) -> dict[str, Any]:
     """Return a result for a notebook's output."""
     return {"text/plain": text(result), "text/html": html(result)}
+
+
+def plan_bundle(planned: Planned, saved_at: datetime | None = None) -> dict[str, Any]:
+    """Return a plan for a notebook's output; our front end gives it its buttons."""
+    plan = planned.plan
+    return {
+        MIME_TYPE: {
+            "v": 1,
+            "kind": "plan",
+            "instance": planned.instance,
+            "app": plan.app_name,
+            "title": plan.app_name,
+            "triggered_by": planned.triggered_by,
+            "plan": plan.model_dump(mode="json"),
+            "saved_at": (saved_at or datetime.now(UTC)).isoformat(timespec="seconds"),
+        },
+        "text/html": _plan.html(planned),
+        "text/plain": _plan.text(planned),
+    }
 
 
 def card_bundle(progress: Progress, saved_at: datetime | None = None) -> dict[str, Any]:
@@ -215,3 +187,35 @@ def _served(result: Served) -> str:
         f"Runners: local, machines {' '.join(cpu)} (CPU), GPUs: {' '.join(gpu) or 'none found'}",
     ]
     return "\n".join(lines)
+
+
+def _lines(result: LinesShown) -> str:
+    return "\n".join(map(_text.log_line, result.lines)) or ("" if result.streamed else "No lines yet.")
+
+
+def _exports(result: Exports) -> str:
+    return "\n".join(f"export {name}={quote(value)}" for name, value in result.values.items())
+
+
+def _versions(result: Versions) -> str:
+    named = "\n".join(f"{name} {found}" for name, found in result.packages.items())
+    return f"fal-notebook {result.version}\nPython {result.python}\n{named}"
+
+
+_REVISIONS = (
+    RevisionShown, RevisionDiffed, RevisionSet, RevisionDeleted, AppScaled, AppRestarted, QueueSized, QueueFlushed,
+)  # fmt: skip
+_WORDS: dict[type, Callable[[Any], str]] = {
+    Shipped: lambda result: _text.card(result.progress),
+    Planned: _plan.text,
+    Checked: _checked,
+    Stopped: _ended,
+    AppDeleted: _ended,
+    RunnerStopped: _ended,
+    LinesShown: _lines,
+    Served: _served,
+    Exports: _exports,
+    Versions: _versions,
+    **dict.fromkeys(_REVISIONS, _revisions.said),
+}
+"""Results that are said in words; all others are tables."""

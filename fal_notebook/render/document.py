@@ -19,6 +19,7 @@ from fal_notebook.commands.results import (
     Exports,
     LinesShown,
     MachinesListed,
+    Planned,
     QueueFlushed,
     QueueSized,
     RequestsListed,
@@ -74,6 +75,8 @@ def _shipped(result: Shipped) -> dict[str, Any]:
         found["ephemeral"] = True
     if result.warnings:
         found["warnings"] = list(result.warnings)
+    if result.plan is not None:
+        found["plan"] = result.plan.model_dump(mode="json")
     return found
 
 
@@ -116,6 +119,10 @@ def _served(result: Served) -> dict[str, Any]:
 
 _SHAPES: dict[type, Callable[[Any], dict[str, Any]]] = {
     Shipped: _shipped,
+    Planned: lambda result: {
+        "plan": result.plan.model_dump(mode="json"),
+        "triggered_by": result.triggered_by,
+    },
     Checked: _checked,
     Served: _served,
     Exports: lambda result: dict(result.values),

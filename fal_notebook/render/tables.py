@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from fal_notebook.commands.results import (
     AppsListed,
@@ -20,18 +21,7 @@ from fal_notebook.render.words import age, app_state, runner_state, seconds, sho
 from fal_notebook.wire import AppSummary, CallInfo, MachineType, RunnerInfo, RunnerState
 from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
-__all__ = ["Listed", "rows_of"]
-
-Listed: TypeAlias = (
-    AppsListed
-    | RunnersListed
-    | RevisionsListed
-    | RequestsListed
-    | MachinesListed
-    | EnvironmentsListed
-    | SecretsListed
-    | Diagnosed
-)
+__all__ = ["rows_of"]
 
 _APPS = ("App", "State", "Auth", "Revision", "Runners", "Machine", "Deployed", "URL")
 _RUNNERS = ("Runner", "App", "State", "Machine", "Calls", "Up", "Pid", "Why")
@@ -48,47 +38,19 @@ _REQUESTS = (
     "Runner",
     "Request",
 )
-_MACHINES = ("Machine", "CPU", "Memory", "GPU", "Here")
+_MACHINES = ("Machine", "CPU", "Memory", "GPU", "Count", "Free")
 _ENVIRONMENTS = ("Name", "Description", "Default", "Created")
 _SECRETS = ("Name", "Environment", "Set", "Times", "Exposed by default")
 _CHECKS = ("Check", "Result", "Found", "Fix")
 
 
-def rows_of(result: Listed) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
-    """Return head, rows, and what to say when there are none."""
-    match result:
-        case AppsListed():
-            return (
-                _APPS,
-                [_app(app) for app in result.apps],
-                "No apps yet. Put `%%fal_app` above an `App` class in a cell, or `deploy` a file.",
-            )
-        case RunnersListed():
-            return (
-                _RUNNERS,
-                [_runner(runner) for runner in result.runners],
-                "No runners. The next request starts one.",
-            )
-        case RevisionsListed():
-            return revisions.HEAD, [revisions.row(one) for one in result.page.revisions], "No revisions."
-        case RequestsListed():
-            return (
-                _REQUESTS,
-                [_request(one) for one in result.requests],
-                "No requests. They are noted when they have ended.",
-            )
-        case MachinesListed():
-            return _MACHINES, [_machine(machine) for machine in result.machines], "No machine types."
-        case EnvironmentsListed():
-            return _ENVIRONMENTS, [_environment(one) for one in result.environments], "No environments."
-        case SecretsListed():
-            return (
-                _SECRETS,
-                [_secret(one) for one in result.secrets],
-                "No secrets. `secrets set NAME` makes one.",
-            )
-        case Diagnosed():
-            return _CHECKS, [_check(check) for check in result.checks], ""
+Table: TypeAlias = tuple[Sequence[str], list[tuple[str, ...]], str]
+"""Head, rows, and what to say when there are none."""
+
+
+def rows_of(result: object) -> Table:
+    """Return the table of a list. Raises: KeyError for a result that is no list."""
+    return _TABLES[type(result)](result)
 
 
 def _app(app: AppSummary) -> tuple[str, ...]:
@@ -142,7 +104,9 @@ def _request(one: CallInfo) -> tuple[str, ...]:
 def _machine(machine: MachineType) -> tuple[str, ...]:
     memory = f"{machine.memory_mb / 1024:g} GB" if machine.memory_mb >= 1024 else f"{machine.memory_mb} MB"
     gpu = f"{machine.gpus} x {machine.gpu}" if machine.gpus else "none"
-    return (machine.name, f"{machine.cpu:g}", memory, gpu, "yes" if machine.available else "no")
+    if machine.is_share and not machine.available:
+        return (machine.name, "share", "share", gpu, "0", "0")
+    return (machine.name, f"{machine.cpu:g}", memory, gpu, str(machine.count), str(machine.free))
 
 
 def _environment(one: EnvironmentInfo) -> tuple[str, ...]:
@@ -156,3 +120,44 @@ def _secret(one: SecretInfo) -> tuple[str, ...]:
 
 def _check(check: Check) -> tuple[str, ...]:
     return (check.name, str(check.verdict), check.detail, check.fix or "")
+
+
+_TABLES: dict[type, Callable[[Any], Table]] = {
+    AppsListed: lambda result: (
+        _APPS,
+        [_app(app) for app in result.apps],
+        "No apps yet. Put `%%fal_app` above an `App` class in a cell, or `deploy` a file.",
+    ),
+    RunnersListed: lambda result: (
+        _RUNNERS,
+        [_runner(runner) for runner in result.runners],
+        "No runners. The next request starts one.",
+    ),
+    RevisionsListed: lambda result: (
+        revisions.HEAD,
+        [revisions.row(one) for one in result.page.revisions],
+        "No revisions.",
+    ),
+    RequestsListed: lambda result: (
+        _REQUESTS,
+        [_request(one) for one in result.requests],
+        "No requests. They are noted when they have ended.",
+    ),
+    MachinesListed: lambda result: (
+        _MACHINES,
+        [_machine(machine) for machine in result.machines],
+        "No machine types.",
+    ),
+    EnvironmentsListed: lambda result: (
+        _ENVIRONMENTS,
+        [_environment(one) for one in result.environments],
+        "No environments.",
+    ),
+    SecretsListed: lambda result: (
+        _SECRETS,
+        [_secret(one) for one in result.secrets],
+        "No secrets. `secrets set NAME` makes one.",
+    ),
+    Diagnosed: lambda result: (_CHECKS, [_check(check) for check in result.checks], ""),
+}
+"""One line for each kind of list."""
