@@ -38,6 +38,7 @@ from fal_backend.adapters.request_log_sqlite import RequestLogFile
 from fal_backend.adapters.secret_box import load_secret_box
 from fal_backend.adapters.shelf_fs import FileShelf
 from fal_backend.adapters.signing_file import load_signing_keys
+from fal_backend.adapters.store.check import DAMAGED
 from fal_backend.adapters.store.first_start import ensure_account
 from fal_backend.adapters.store.opening import SchemaTooOld, open_store
 from fal_backend.adapters.store.retention import keep_trimming
@@ -430,6 +431,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
     tasks = [
         _task("reconcile", house.reconcile.run()),
         _task("hosts", house.hosts.run(house.reconcile.on_news, house.store.leader)),
+        _task("store", house.store.watch()),
         _task("retention", keep_trimming(house.store)),
         _task("files", house.files.run()),
         _task("warmth", house.warmth.run(house.adopted)),
@@ -504,6 +506,8 @@ def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 def _code(ended: set[asyncio.Task[Any]]) -> int:
     for task in ended:
         error = task.exception()
+        if isinstance(error, FalError) and error.code == DAMAGED:
+            return _refused(error)
         if error is not None:
             log.error("backend.failed", room=task.get_name(), exc_info=error)
             return FAILED

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from fal_backend.adapters.bus import EventBus
+from fal_backend.adapters.store.check import StopMark, damaged
 from fal_backend.adapters.store.location import refuse_network_folder
 from fal_backend.adapters.store.schema import SCHEMA_NUMBER, definitions
 from fal_backend.adapters.store.statements import Statements, sqlite_dialect
@@ -42,6 +43,7 @@ def open_store(places: Places, loop: asyncio.AbstractEventLoop) -> tuple[SqliteS
     places.store.mkdir(mode=0o700, parents=True, exist_ok=True)
     refuse_network_folder(places.store)
     path = places.store / DATABASE
+    mark = StopMark(path)
     statements = Statements(sqlite_dialect())
     try:
         connection = connect(path)
@@ -58,7 +60,8 @@ def open_store(places: Places, loop: asyncio.AbstractEventLoop) -> tuple[SqliteS
     def publish(events: Sequence[EventRow]) -> None:
         buses[0].publish(events)
 
-    store = SqliteStore(path, connection, statements, loop, leader=leader, on_commit=publish)
+    mark.take()
+    store = SqliteStore(path, connection, statements, loop, leader=leader, on_commit=publish, mark=mark)
     buses.append(EventBus(store, last))
     return store, buses[0]
 
@@ -117,9 +120,4 @@ def _translated(error: sqlite3.DatabaseError, places: Places) -> BackendError:
     code = int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return locked_error(path)
-    return BackendError(
-        f"{path} cannot be read: {error}.",
-        code="backend.store_damaged",
-        fix=f"Nothing was changed. Put a copy from {places.store / 'backups'} in its place, "
-        f"or move {places.store} away to begin anew.",
-    )
+    return damaged(path, str(error))

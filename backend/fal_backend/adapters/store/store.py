@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from fal_backend.adapters.store.check import StopMark, watch_after_unclean_stop
 from fal_backend.adapters.store.statements import Statements
 from fal_backend.adapters.store.transaction import SqliteReader, SqliteTx
 from fal_backend.adapters.store.writer import Operation, Writer
@@ -55,10 +56,12 @@ class SqliteStore:
         *,
         leader: int,
         on_commit: Callable[[Sequence[EventRow]], None],
+        mark: StopMark,
     ) -> None:
         self.path = path
         self.leader = leader
         """Number of this opening of the store; every deciding backend has its own."""
+        self._mark = mark
         self._statements = statements
         self._loop = loop
         self._writer = Writer(connection, statements, loop, on_commit)
@@ -97,6 +100,13 @@ class SqliteStore:
             self._opened.append(connection)
         return connection
 
+    async def watch(self) -> None:
+        """Look the database through where its last stop was not in order, then wait until cancelled.
+
+        Raises: BackendError `backend.store_damaged`.
+        """
+        await watch_after_unclean_stop(self.path, self._mark)
+
     async def trim_events(self, *, before: int, keep: int, limit: int = 1000) -> int:
         """Delete up to `limit` events past retention and return how many went."""
 
@@ -117,3 +127,4 @@ class SqliteStore:
         self._writer.close()
         for connection in self._opened:
             connection.close()
+        self._mark.put()
