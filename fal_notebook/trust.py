@@ -12,11 +12,13 @@ import ssl
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from fal_notebook.errors import BackendError
 from fal_notebook.places import Places
 
-__all__ = ["write_bundle"]
+__all__ = ["files_url", "write_bundle"]
 
 _FROM = "# made from: "
 _SYSTEM = (
@@ -25,6 +27,19 @@ _SYSTEM = (
     "/etc/ssl/ca-bundle.pem",  # openSUSE
     "/etc/ssl/cert.pem",  # Alpine, macOS
 )
+
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def files_url(record: Mapping[str, Any]) -> str:
+    """Return where fal's clients keep files, from a backend's record.
+
+    A file's address stands on the one that it was uploaded to, and an App's own code, which is to read it, knows
+    nothing of our authority: on this machine it is plain http, elsewhere TLS.
+    """
+    url, tls_url = (str(record.get(name) or "").rstrip("/") for name in ("url", "tls_url"))
+    return url if urlsplit(url).hostname in _LOOPBACK else tls_url
 
 
 def write_bundle(places: Places, environ: Mapping[str, str] | None = None) -> Path:

@@ -12,7 +12,7 @@ from fal_notebook.config import Key
 from fal_notebook.embedded import find_backend
 from fal_notebook.errors import BackendError, UsageError
 from fal_notebook.places import Places
-from fal_notebook.trust import write_bundle
+from fal_notebook.trust import files_url, write_bundle
 
 __all__ = ["COMMANDS", "EnvArguments"]
 
@@ -44,16 +44,18 @@ def env(args: EnvArguments, ctx: Context) -> Exports:
 
 
 def _values(places: Places, record: dict[str, Any], key: Key) -> dict[str, str]:
-    values = {"FAL_KEY": f"{key.key_id}:{key.secret}", "FAL_NB_URL": str(record["url"]).rstrip("/")}
+    url = str(record["url"]).rstrip("/")
+    values = {"FAL_KEY": f"{key.key_id}:{key.secret}", "FAL_NB_URL": url}
     tls_url = str(record.get("tls_url") or "").rstrip("/")
     if tls_url:
         host = tls_url.removeprefix("https://")
+        files = files_url(record)
         values |= {
             "FAL_RUN_HOST": f"{host}/run",
             "FAL_QUEUE_RUN_HOST": f"{host}/queue",
             "SSL_CERT_FILE": str(write_bundle(places)),
-            "FAL_NB_REST_URL": f"{tls_url}/rest",
-            "FAL_NB_CDN_URL": tls_url,
+            "FAL_NB_REST_URL": f"{files}/rest",
+            "FAL_NB_CDN_URL": files,
         }
     return values
 

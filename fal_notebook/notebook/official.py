@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from fal_notebook.places import Places
+from fal_notebook.trust import files_url
 
 __all__ = ["follow_official_client", "leave_official_client", "redirect"]
 
@@ -37,14 +38,15 @@ def leave_official_client() -> None:
 
 def redirect(client: ModuleType, places: Places) -> bool:
     """Point the two constants at the backend that the client calls; return whether it is ours."""
-    record = places.read_backend_file()
-    tls_url = str((record or {}).get("tls_url") or "").rstrip("/")
+    record = places.read_backend_file() or {}
+    tls_url = str(record.get("tls_url") or "").rstrip("/")
     host, _, _ = os.environ.get("FAL_RUN_HOST", "").partition("/")
     if not tls_url or f"https://{host}" != tls_url:
         return False
+    files = files_url(record)
     # The types of a module's constants are not known to a checker.
-    setattr(client, "REST_URL", f"{tls_url}/rest")  # noqa: B010
-    setattr(client, "CDN_URL", tls_url)  # noqa: B010
+    setattr(client, "REST_URL", f"{files}/rest")  # noqa: B010
+    setattr(client, "CDN_URL", files)  # noqa: B010
     return True
 
 

@@ -176,7 +176,10 @@ class Clients:
     def run(self, language: str, case: str, *args: str) -> dict[str, Any]:
         """Return what a case tells."""
         with self.begin(language, case, *args) as process:
-            said, _ = process.communicate(timeout=240)
+            try:
+                said, _ = process.communicate(timeout=240)
+            finally:
+                process.kill()
             assert process.returncode == 0, said
         told: dict[str, Any] = json.loads(said.splitlines()[-1])
         return told

@@ -6,7 +6,7 @@ import pytest
 
 from fal_notebook.errors import BackendError
 from fal_notebook.places import Places
-from fal_notebook.trust import write_bundle
+from fal_notebook.trust import files_url, write_bundle
 
 
 @pytest.fixture
@@ -40,3 +40,15 @@ def test_a_backend_without_tls_is_told(tmp_path: Path) -> None:
     with pytest.raises(BackendError) as raised:
         write_bundle(Places(tmp_path), {})
     assert raised.value.code == "backend.no_tls"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8780/", "http://127.0.0.1:8780"),
+        ("http://[::1]:8780", "http://[::1]:8780"),
+        ("http://10.0.0.5:8780", "https://localhost:8781"),
+    ],
+)
+def test_files_go_where_an_app_can_read_them_and_nobody_can_listen(url: str, expected: str) -> None:
+    assert files_url({"url": url, "tls_url": "https://localhost:8781/"}) == expected
