@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.environments import ENV_HELP, aliased
 from fal_notebook.commands.logs import since_of
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import RequestsListed
@@ -17,6 +18,7 @@ class RequestsArguments:
     """Arguments of `requests`."""
 
     app: str | None = value("Name of the app, or a class run in this notebook", default=None)
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     request: str | None = flag("Only this request", metavar="ID")
     status: str | None = flag("Only this status, or class of statuses: 503, 5xx", metavar="STATUS")
     since: str | None = flag("Only newer ones: 90s, 10m, 2h, 1d, or an ISO time", metavar="TIME")
@@ -27,7 +29,7 @@ def requests(args: RequestsArguments, ctx: Context) -> RequestsListed:
     """List calls and queued requests that have ended, newest first."""
     since = since_of(args.since)
     given = {
-        "app": None if args.app is None else ctx.aliases.get(args.app) or args.app,
+        "app": None if args.app is None else _app(args.app, args.env, ctx),
         "request": args.request,
         "status": args.status,
         "since": None if since is None else since.isoformat(),
@@ -35,6 +37,11 @@ def requests(args: RequestsArguments, ctx: Context) -> RequestsListed:
     }
     params = {name: text for name, text in given.items() if text is not None}
     return RequestsListed(tuple(ctx.connect().requests(params)))
+
+
+def _app(app: str, env: str | None, ctx: Context) -> str:
+    owner, slash, _ = app.rpartition("/")
+    return ctx.aliases.get(app) or f"{owner}{slash}{aliased(app, env, ctx)}"
 
 
 COMMANDS: dict[str, Command] = {"requests": Command(RequestsArguments, requests)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.environments import ENV_HELP, aliased
 from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import (
@@ -37,6 +38,7 @@ class ListArguments:
     """Arguments of `apps list-rev`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class SetArguments:
     """Arguments of `apps set-rev`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     revision: str = value(_REVISION)
     percent: int | None = flag(
         "Give it this part of the callers only; 100: all, 0: none any more", metavar="PERCENT"
@@ -80,7 +83,7 @@ class DeleteArguments:
 
 def list_revisions(args: ListArguments, ctx: Context) -> RevisionsListed:
     """List an app's revisions, newest first. Raises: NotFoundError."""
-    alias = _alias(args.app)
+    alias = aliased(args.app, args.env, ctx)
     return RevisionsListed(alias, ctx.connect().revisions(alias))
 
 
@@ -108,7 +111,7 @@ def set_revision(args: SetArguments, ctx: Context) -> RevisionSet:
         percent=args.percent,
         detach=args.detach,
     )
-    deployment = client.set_revision(_alias(args.app), order)
+    deployment = client.set_revision(aliased(args.app, args.env, ctx), order)
     progress = Progress(title=deployment.app_name, kind="deploy", stage=Stage.SENT)
     follower = Follower(client, ctx, progress, deployment, detach=args.detach)
     return RevisionSet(follower.until_final()[0], args.percent)
@@ -117,10 +120,6 @@ def set_revision(args: SetArguments, ctx: Context) -> RevisionSet:
 def delete(args: DeleteArguments, ctx: Context) -> RevisionDeleted:
     """Remove a revision that nothing uses. Raises: NotFoundError, DeployError."""
     return RevisionDeleted(ctx.connect().delete_revision(args.revision))
-
-
-def _alias(app: str) -> str:
-    return app.rpartition("/")[2]
 
 
 COMMANDS: dict[str, Command] = {

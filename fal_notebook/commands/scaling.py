@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.environments import ENV_HELP, aliased
 from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.logs import since_of
 from fal_notebook.commands.registry import Command, flag, value
@@ -36,6 +37,7 @@ class ScaleArguments:
     """Arguments of `apps scale`; what is not given stays as it is."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     keep_alive: int | None = flag("Idle seconds before a runner is shut down", metavar="SECONDS")
     max_multiplexing: int | None = flag("Calls at once on one runner (of new ones)", metavar="COUNT")
     max_concurrency: int | None = flag("Runners at most", metavar="COUNT")
@@ -57,6 +59,7 @@ class RolloutArguments:
     """Arguments of `apps rollout`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     force: bool = flag("End its runners at once, calls and all", default=False)
     detach: bool = flag("Do not wait for the end", default=False)
 
@@ -66,6 +69,7 @@ class RunnersArguments:
     """Arguments of `apps runners`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     since: str | None = flag("Ended ones too, if they ended since: 90s, 10m, 2h, 1d", metavar="TIME")
     state: tuple[str, ...] = flag("Only this state, such as RUNNING (repeatable)", metavar="STATE", many=True)
 
@@ -75,6 +79,7 @@ class SizeArguments:
     """Arguments of `queue size`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     by_user: bool = flag("Say whose they are too", default=False)
 
 
@@ -83,6 +88,7 @@ class FlushArguments:
     """Arguments of `queue flush`."""
 
     app: str = value("Name of the app")
+    env: str | None = flag(ENV_HELP, metavar="NAME")
     caller_user_id: str | None = flag("Only requests of this account", metavar="ACCOUNT")
 
 
@@ -100,13 +106,13 @@ def scale(args: ScaleArguments, ctx: Context) -> AppScaled:
         changes["valid_regions"] = [] if args.regions == "any" else _names(args.regions)
     if not changes:
         raise UsageError("Nothing to change.", fix=f"See `{ctx.prefix} apps scale --help`.")
-    return AppScaled(ctx.connect().scale(_alias(args.app), changes))
+    return AppScaled(ctx.connect().scale(aliased(args.app, args.env, ctx), changes))
 
 
 def rollout(args: RolloutArguments, ctx: Context) -> AppRestarted:
     """Replace an app's runners by new ones of the same revision. Raises: NotFoundError, FalError when it fails."""
     client = ctx.connect()
-    found = client.rollout(_alias(args.app), force=args.force)
+    found = client.rollout(aliased(args.app, args.env, ctx), force=args.force)
     if found.deployment is None or args.detach:
         return AppRestarted(found)
     progress = Progress(title=found.app, kind="deploy")
@@ -117,20 +123,20 @@ def rollout(args: RolloutArguments, ctx: Context) -> AppRestarted:
 def runners(args: RunnersArguments, ctx: Context) -> RunnersListed:
     """List an app's runners."""
     client = ctx.connect()
-    alias = _alias(args.app)
+    alias = aliased(args.app, args.env, ctx)
     client.app(alias)
     return RunnersListed(tuple(chosen(client.runners(alias), args.since, args.state)))
 
 
 def size(args: SizeArguments, ctx: Context) -> QueueSized:
     """Say how many requests of an app wait. Raises: NotFoundError."""
-    alias = _alias(args.app)
+    alias = aliased(args.app, args.env, ctx)
     return QueueSized(alias, ctx.connect().queue_size(alias, by_user=args.by_user))
 
 
 def flush(args: FlushArguments, ctx: Context) -> QueueFlushed:
     """Cancel the requests of an app that wait. Raises: NotFoundError."""
-    alias = _alias(args.app)
+    alias = aliased(args.app, args.env, ctx)
     return QueueFlushed(alias, ctx.connect().flush_queue(alias, caller=args.caller_user_id))
 
 
@@ -151,10 +157,6 @@ def chosen(found: list[RunnerInfo], since: str | None, states: tuple[str, ...]) 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _alias(app: str) -> str:
-    return app.rpartition("/")[2]
 
 
 COMMANDS: dict[str, Command] = {

@@ -21,7 +21,7 @@ from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Planned, Progress, Shipped, Stage
-from fal_notebook.errors import DeployError, FalError, MachineError, NotFoundError, Where
+from fal_notebook.errors import AuthError, DeployError, FalError, MachineError, NotFoundError, Where
 from fal_notebook.origin import attribute_where
 from fal_notebook.survey import Survey, survey
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
@@ -132,7 +132,11 @@ class _Shipment:
         if not spec.secrets:
             return
         environment = self.order.environment
-        known = {one.name for one in client.secrets(environment)}
+        try:
+            known = {one.name for one in client.secrets(environment)}
+        except AuthError:
+            # A key that may deploy need not be one that may see secrets.
+            return
         for name in [name for name in spec.secrets if name not in known]:
             fix = f"`{self.ctx.prefix} secrets set {name}" + (
                 f" --env {environment}`." if environment != MAIN else "`."

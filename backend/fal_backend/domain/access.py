@@ -228,6 +228,8 @@ def operation_of(method: str, path: str) -> Operation:
             return operation
     if method in ("GET", "HEAD") and not path.endswith(_ACTING):
         return Operation.LOGS if path.endswith("/log") else Operation.READ
+    if method == "DELETE" and path.startswith("/environments/"):
+        return Operation.SECRETS
     return Operation.DELETE if method == "DELETE" and path.startswith("/apps/") else Operation.DEPLOY
 
 
