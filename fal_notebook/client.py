@@ -68,6 +68,7 @@ class Client:
     queue_size = _synced(AsyncClient.queue_size)
     flush_queue = _synced(AsyncClient.flush_queue)
     machines = _synced(AsyncClient.machines)
+    nodes = _synced(AsyncClient.nodes)
     environments = _synced(AsyncClient.environments)
     create_environment = _synced(AsyncClient.create_environment)
     delete_environment = _synced(AsyncClient.delete_environment)

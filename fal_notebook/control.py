@@ -43,6 +43,7 @@ from fal_notebook.wire_deploy import (
     RevisionPage,
     SetRevision,
 )
+from fal_notebook.wire_machines import NodeInfo
 from fal_notebook.wire_plan import DeployPlan
 from fal_notebook.wire_secrets import (
     EnvironmentDeleted,
@@ -213,6 +214,10 @@ class AsyncClient:
     async def requests(self, params: dict[str, str]) -> list[CallInfo]:
         """Return lines of the request log, newest first (params: app, status, since, request, limit)."""
         return await self._list("/api/v1/requests", "requests", CallInfo, params)
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Return the nodes, their devices and who holds them."""
+        return await self._list("/api/v1/nodes", "nodes", NodeInfo, {})
 
     async def machines(self) -> list[MachineType]:
         """Return the machine catalogue."""

@@ -53,6 +53,7 @@ from fal_backend.api.edge import Edge, serve
 from fal_backend.api.environments import environment_routes
 from fal_backend.api.events import Streams
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.machines import machine_routes
 from fal_backend.api.messages import MessageDoor
 from fal_backend.api.metrics import Sources
 from fal_backend.api.pages import Pages
@@ -74,6 +75,7 @@ from fal_backend.services.apps import Apps
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Deploy
+from fal_backend.services.devices import Devices
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.environments import Environments
 from fal_backend.services.files import FileLimits, Files
@@ -135,6 +137,7 @@ class _House:
     idleness: Idleness
     streams: Streams
     files: Files
+    devices: Devices
     queue: Queue
     webhooks: Webhooks
     request_log: RequestLog
@@ -329,6 +332,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         lines=lambda: (request_log.written, request_log.dropped),
     )
     gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates, note=note, sources=sources)
+    devices = Devices(ledger, nodes, reconcile, hosts)
     edge = Edge(
         gateway,
         control_app(
@@ -337,6 +341,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             revision_routes(control, catalog, revisions, apps, queue),
             plan_routes(control, catalog, Plans(deploy=deploy, store=store, ledger=ledger)),
             environment_routes(environments, secrets),
+            machine_routes(machines, devices),
             request_routes(request_log),
             account_routes(accounts),
             usage_routes(usage, accounts, prices=prices.per_second, currency=prices.currency),
@@ -365,6 +370,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         idleness,
         streams,
         files,
+        devices,
         queue,
         webhooks,
         request_log,
@@ -434,6 +440,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("store", house.store.watch()),
         _task("retention", keep_trimming(house.store)),
         _task("files", house.files.run()),
+        _task("devices", house.devices.run()),
         _task("warmth", house.warmth.run(house.adopted)),
         _task("queue", house.queue.run(house.adopted)),
         _task("webhooks", house.webhooks.run()),

@@ -62,6 +62,7 @@ class Settings:
     grace_s: float = 5.0
     machine_type: str = "S"
     cpu: float = 1.0
+    memory_mb: int = 0
     persistent_dir: str = ""
     devices: tuple[str, ...] = ()
     """GPUs by uuid: all that it may see."""

@@ -40,7 +40,7 @@ class NodeStatus:
     epoch: int = 0
     tier: str = "none"
     """Sandbox tier that its host runs runners in."""
-    memory_limit: str = ""
+    gpu_note: str = ""
 
 
 class Nodes:
@@ -144,7 +144,7 @@ class Nodes:
         known_view = self._nodes[name].view if name in self._nodes else NodeView(name)
         view = node_view(name, inventory, known_view)
         self._nodes[name] = NodeStatus(
-            view, row.epoch, str(inventory.get("tier") or "none"), str(inventory.get("memory_limit") or "")
+            view, row.epoch, str(inventory.get("tier") or "none"), str(inventory.get("gpu_note") or "")
         )
         return row.epoch
 

@@ -1,0 +1,234 @@
+"""S-03, S-42, S-43, S-58, S-69 to S-74: machine types, GPUs, regions and scaling, on nodes that are declared.
+
+Two nodes on this machine: `a` in us-east with two H100, `b` in eu with one A100. The GPUs are an agreement: leases,
+places and what a runner sees are real, there is nothing to compute on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.stack import Stack, stack, wait_for
+
+APP = """
+import os, time
+import fal
+from pydantic import BaseModel
+
+class In(BaseModel):
+    seconds: float = 0
+
+class {name}(fal.App):
+    {settings}
+
+    @fal.endpoint("/")
+    def run(self, inp: In) -> dict:
+        began = time.time()
+        time.sleep(inp.seconds)
+        named = {{key: value for key, value in os.environ.items() if key.startswith(("FAL_MACHINE", "CUDA", "OMP"))}}
+        return named | {{"runner": os.environ["FAL_RUNNER_ID"], "began": began, "ended": time.time()}}
+"""
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[Stack]:
+    """A backend with two declared nodes."""
+    with stack(start=False) as made:
+        yield made.start(
+            "--node", "name=a,region=us-east,gpus=2,gpu_type=H100,memory=6G",
+            "--node", "name=b,region=eu,gpus=1,gpu_type=A100,memory=6G",
+        )  # fmt: skip
+
+
+def deployed(house: Stack, name: str, *flags: str, ok: bool = True, **settings: Any) -> dict[str, Any]:
+    """Deploy an App with these settings; its runners end as soon as they are idle unless it says otherwise."""
+    lines = [f"{key} = {value!r}" for key, value in ({"keep_alive": 2} | settings).items()]
+    return house.deploy(
+        APP.format(name=name, settings="\n    ".join(lines)), *flags, name=f"{name.lower()}.py", ok=ok
+    )
+
+
+def gone(house: Stack, *apps: str) -> None:
+    """Delete apps and wait until what they held is free."""
+    for app in apps:
+        house.cli("apps", "delete", app, "--yes")
+    wait_for("the leases to be free", lambda: not holders(house))
+
+
+def nodes(house: Stack) -> dict[str, dict[str, Any]]:
+    return {node["name"]: node for node in house.api("GET", "/nodes").json()["nodes"]}
+
+
+def holders(house: Stack) -> list[dict[str, Any]]:
+    return [one for node in nodes(house).values() for device in node["devices"] for one in device["holders"]]
+
+
+def node_of(house: Stack, app: str) -> set[str]:
+    return {runner["node"] for runner in house.runners(app)}
+
+
+def together(house: Stack, app: str, count: int, seconds: float) -> list[dict[str, Any]]:
+    """Call an app so many times at once and return the answers with what each caller waited beyond the work."""
+
+    def one(_: int) -> dict[str, Any]:
+        asked = time.monotonic()
+        answer = house.call(app, {"seconds": seconds}, timeout_s=110)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json()) | {"waited": time.monotonic() - asked - seconds}
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def at_once(answers: list[dict[str, Any]]) -> int:
+    """Return how many calls ran at the same time, at most."""
+    marks = sorted([(a["began"], 1) for a in answers] + [(a["ended"], -1) for a in answers])
+    most = now = 0
+    for _, step in marks:
+        now += step
+        most = max(most, now)
+    return most
+
+
+def test_s003_machine_type_selects_the_hardware(house: Stack) -> None:
+    listed = {one["name"]: one for one in house.cli_json("machines", "list")["machines"]}
+    for name, app in (("XS", "Small"), ("M", "Medium")):
+        deployed(house, app, machine_type=name)
+        seen = house.call(app.lower(), {}).json()
+        assert seen["FAL_MACHINE_TYPE"] == name
+        assert float(seen["FAL_MACHINE_CPU"]) == listed[name]["cpu"]
+        assert int(seen["FAL_MACHINE_MEMORY_MB"]) == listed[name]["memory_mb"]
+    assert listed["XS"]["memory_mb"] < listed["M"]["memory_mb"]
+
+
+def test_s042_cpu_and_gpu_types_are_valid_and_an_unknown_one_names_the_nearest(house: Stack) -> None:
+    for name, app in (("GPU-H100", "First"), ("GPU-A100", "Second")):
+        deployed(house, app, machine_type=name)
+    gone(house, "first", "second")
+    unknown = deployed(house, "Unknown", machine_type="GPU-H10", ok=False)
+    assert unknown["error"]["code"] == "machine.unknown"
+    assert "GPU-H100" in unknown["error"]["fix"]
+    absent = deployed(house, "Absent", machine_type="GPU-B200", ok=False)
+    assert absent["error"]["code"] == "machine.unavailable"
+    assert absent["error"]["message"].startswith("GPU-B200: no such GPU here (this machine: ")
+    # A type that a node may have one day is accepted where nobody waits for a runner.
+    deployed(house, "Later", "--strategy", "recreate", machine_type="GPU-B200", request_start_timeout=2)
+    answer = house.call("later", {})
+    assert (answer.status_code, answer.headers["x-fal-error-type"]) == (503, "runner_scheduling_failure")
+    assert "no such GPU" in answer.json()["detail"]
+
+
+def test_s043_an_app_sees_its_gpus_and_no_others(house: Stack) -> None:
+    deployed(house, "Without", machine_type="XS")
+    assert house.call("without", {}).json()["CUDA_VISIBLE_DEVICES"] == ""
+    deployed(house, "WithOne", machine_type="GPU-H100")
+    seen = house.call("with-one", {}).json()["CUDA_VISIBLE_DEVICES"]
+    assert seen in {device["uuid"] for device in nodes(house)["a"]["devices"]}
+    gone(house, "with-one")
+
+
+def test_s058_runners_are_added_for_calls_that_wait(house: Stack) -> None:
+    deployed(house, "Scales", machine_type="XS", max_concurrency=3, keep_alive=30)
+    answers = together(house, "scales", 6, 2)
+    assert len({answer["runner"] for answer in answers}) == 3
+    assert at_once(answers) == 3
+
+
+def test_s069_several_gpus_on_one_node_or_none(house: Stack) -> None:
+    deployed(house, "Pair", machine_type="GPU-H100", num_gpus=2, keep_alive=60)
+    seen = house.call("pair", {}).json()["CUDA_VISIBLE_DEVICES"].split(",")
+    assert sorted(seen) == sorted(device["uuid"] for device in nodes(house)["a"]["devices"])
+    three = deployed(house, "Three", machine_type="GPU-H100", num_gpus=3, ok=False)
+    assert three["error"]["code"] == "machine.unavailable"
+    assert "has that many, the most is 2" in three["error"]["message"]
+    gone(house, "pair")
+    deployed(house, "Single", machine_type="GPU-H100", keep_alive=60, min_concurrency=1)
+    deployed(
+        house, "Pair", "--strategy", "recreate", machine_type="GPU-H100", num_gpus=2, request_start_timeout=4
+    )
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(house.call, "pair", {})
+        row = wait_for(
+            "a runner that waits", lambda: [one for one in house.runners("pair") if one["reason"]]
+        )[0]
+        assert row["reason"] == "no capacity: 2 x GPU-H100: 1 of 2 GPUs are free"
+        assert {one["app"] for one in holders(house)} == {"single"}, "nothing is taken until all can be"
+        assert row["reason"] in house.cli("runners", "list").stdout
+        assert row["reason"] in house.cli("apps", "list").stdout
+        answer = waiting.result()
+    assert answer.status_code == 503
+    assert "1 of 2 GPUs are free" in answer.json()["detail"]
+    house.cli("apps", "delete", "single", "--yes")
+    assert len(house.call("pair", {}).json()["CUDA_VISIBLE_DEVICES"].split(",")) == 2
+    gone(house, "pair")
+
+
+def test_s070_the_catalogue_can_be_listed(house: Stack) -> None:
+    text = house.cli("machines", "list").stdout
+    listed = {one["name"]: one for one in house.cli_json("machines", "list")["machines"]}
+    assert (listed["GPU-H100"]["gpu"], listed["GPU-H100"]["gpus"], listed["GPU-H100"]["count"]) == (
+        "H100",
+        1,
+        2,
+    )
+    assert (listed["GPU-B200"]["available"], listed["GPU-B200"]["count"]) == (False, 0)
+    assert listed["XS"]["cpu"] == 0.5
+    for word in ("Machine", "CPU", "Memory", "GPU", "Count", "GPU-H100", "512 MB"):
+        assert word in text
+    added = house.api("PUT", "/machines/BIG", json={"cpu": 3, "memory_mb": 5000})
+    assert added.status_code == 200, added.text
+    assert '[machines."BIG"]' in (house.home / "machines.toml").read_text()
+    big = {one["name"]: one for one in house.cli_json("machines", "list")["machines"]}["BIG"]
+    assert (big["cpu"], big["memory_mb"], big["count"]) == (3, 5000, 2)
+
+
+def test_s071_a_list_of_types_is_one_larger_pool(house: Stack) -> None:
+    deployed(house, "Holder", machine_type="GPU-A100", min_concurrency=1)
+    deployed(house, "Pool", machine_type=["GPU-A100", "GPU-H100"])
+    assert house.call("pool", {}).json()["FAL_MACHINE_TYPE"] == "GPU-H100"
+    assert node_of(house, "pool") == {"a"}
+    gone(house, "holder", "pool")
+
+
+def test_s072_a_pool_makes_the_queue_shorter(house: Stack) -> None:
+    waits = {}
+    for name, types in (("One", ["GPU-A100"]), ("Two", ["GPU-A100", "GPU-H100"])):
+        deployed(house, name, machine_type=types, max_concurrency=3, keep_alive=30)
+        answers = together(house, name.lower(), 6, 2)
+        waits[name] = max(answer["waited"] for answer in answers)
+        assert at_once(answers) == (1 if name == "One" else 3)
+        gone(house, name.lower())
+    assert waits["Two"] < waits["One"]
+
+
+def test_s073_without_regions_any_node_will_do(house: Stack) -> None:
+    deployed(house, "Anywhere", machine_type=["GPU-H100", "GPU-A100"], max_concurrency=3, keep_alive=30)
+    together(house, "anywhere", 6, 2)
+    assert node_of(house, "anywhere") == {"a", "b"}
+    gone(house, "anywhere")
+
+
+def test_s074_regions_restrict_and_a_missing_node_is_waited_for(house: Stack) -> None:
+    deployed(house, "East", machine_type="XS", regions=["us-east"], max_concurrency=3, keep_alive=30)
+    together(house, "east", 6, 2)
+    assert node_of(house, "east") == {"a"}
+    nowhere = deployed(house, "Nowhere", machine_type="XS", regions=["us-west"], ok=False)
+    assert nowhere["error"]["code"] == "machine.unavailable"
+    deployed(
+        house,
+        "Nowhere",
+        "--strategy",
+        "recreate",
+        machine_type="XS",
+        regions=["us-west"],
+        request_start_timeout=2,
+    )
+    answer = house.call("nowhere", {})
+    assert answer.status_code == 503
+    assert "no capacity in us-west" in answer.json()["detail"]
+    gone(house, "east", "nowhere")
