@@ -327,12 +327,15 @@ class Notebook:
     def pid(self) -> int:
         return int(self.run("import os; print(os.getpid())").text.strip())
 
-    def send(self, code: str, *, cell_id: str | None = None) -> str:
-        """Begin a cell and return its message id; `result` waits for it."""
+    def send(self, code: str, *, cell_id: str | None = None, reader: bool = False) -> str:
+        """Begin a cell and return its message id; `result` waits for it.
+
+        reader: a person is there, as JupyterLab says; without it the notebook is executed by a program.
+        """
         message = self.client.session.msg(
             "execute_request",
             {"code": textwrap.dedent(code).strip("\n"), "silent": False, "store_history": True, "user_expressions": {},
-             "allow_stdin": False, "stop_on_error": True},
+             "allow_stdin": reader, "stop_on_error": True},
             metadata={"cellId": cell_id} if cell_id else {},
         )  # fmt: skip
         self.client.shell_channel.send(message)
@@ -361,9 +364,11 @@ class Notebook:
         text = "\n".join(str(o["data"].get("text/plain", "")) for o in shown)
         return Cell(re.sub(r"\x1b\[[0-9;]*m", "", text), shown, error)
 
-    def run(self, code: str, timeout_s: float = 120, *, cell_id: str | None = None) -> Cell:
+    def run(
+        self, code: str, timeout_s: float = 120, *, cell_id: str | None = None, reader: bool = False
+    ) -> Cell:
         """Run a cell to its end."""
-        return self.result(self.send(code, cell_id=cell_id), timeout_s)
+        return self.result(self.send(code, cell_id=cell_id, reader=reader), timeout_s)
 
     def run_app(self, code: str, *flags: str) -> tuple[Cell, str]:
         """Run an App cell under `%%fal_app` and return the cell and the temporary URL."""
