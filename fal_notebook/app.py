@@ -54,7 +54,6 @@ NOT_BUILT: dict[str, str] = {
     "kind=conda": "`kind='conda'` is not supported by this release: only `virtualenv` environments are built.",
     "python_version": "`python_version` other than the kernel's is not supported by this release: "
     "the class would not load there.",
-    "app_auth=shared": "`app_auth='shared'` is not supported by this release: use `private` or `public`.",
     "endpoint(health_check)": "`@endpoint(health_check=...)` is not supported by this release: "
     "a runner's health is read from its answers.",
     "endpoint(billing)": "`@endpoint(billing=...)` is not supported by this release: nothing is billed.",
@@ -354,13 +353,11 @@ def not_built(cls: type[App], *, provenance: Provenance | None = None) -> list[N
         for name, attribute in ATTRIBUTES.items()
         if attribute.refusal and setting(cls, name) not in (None, [], attribute.default)
     }
-    kind, python, auth = setting(cls, "kind"), setting(cls, "python_version"), setting(cls, "app_auth")
+    kind, python = setting(cls, "kind"), setting(cls, "python_version")
     if kind in ("container", "conda"):
         wanted[f"kind={kind}"] = "kind"
     if python and tuple(python.split(".")[:2]) != tuple(str(part) for part in sys.version_info[:2]):
         wanted["python_version"] = "python_version"
-    if auth == "shared":
-        wanted["app_auth=shared"] = "app_auth"
     if local_requirements(requirement_layers(setting(cls, "requirements"))):
         wanted["local requirements"] = "requirements"
     for name, _, mark in endpoints_of(cls):

@@ -75,7 +75,7 @@ def _endpoint(client: Client, app: Any) -> str:
         if isinstance(app, str)
         else TEMPORARY.get(app.__name__) or str(getattr(app, "app_name", None) or app.__name__)
     )
-    return name if "/" in name else f"{client.identity.owner}/{name}"
+    return name if "/" in name else f"{client.owner}/{name}"
 
 
 def _checked(status: int, content: bytes, app: Any) -> None:

@@ -28,6 +28,7 @@ class _Wanted:
     json: bool = False
     host: str | None = None
     home: str | None = None
+    team: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +72,8 @@ def _overview() -> str:
     width = max(len(entry.name) for entry in entries)
     lines = [f"  fal-nb {entry.name.ljust(width)}  {entry.summary}" for entry in entries]
     tail = (
-        "Each has --help and --json. --host URL (or FAL_NB_URL) names another backend; its key is in FAL_KEY."
+        "Each has --help and --json. --host URL (or FAL_NB_URL) names another backend; its key is in FAL_KEY. "
+        "--team NAME (or FAL_TEAM) acts for a team."
     )
     return "\n".join(
         ["From a notebook cell to a production endpoint, on your own machines.", "", *lines, "", tail]
@@ -80,13 +82,13 @@ def _overview() -> str:
 
 def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
     """Take the flags out that every command has; `serve` has its own --host and --home."""
-    own = {"--host", "--home"} if entry.name == "serve" else set()
+    own = {"--host", "--home", "--team"} if entry.name == "serve" else set()
     values: dict[str, str] = {}
     kept: list[str] = []
     rest = iter(words)
     for word in rest:
         name, equals, text = word.partition("=")
-        if name in {"--host", "--home"} - own:
+        if name in {"--host", "--home", "--team"} - own:
             found = text if equals else next(rest, None)
             if not found:
                 raise UsageError(f"{name} needs a value.")
@@ -99,7 +101,7 @@ def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
 def _call(run: Callable[[Any, Any], Any], arguments: Any, wanted: _Wanted) -> int:
     from fal_notebook.terminal import context
 
-    ctx = context(host=wanted.host, home=wanted.home, as_json=wanted.json)
+    ctx = context(host=wanted.host, home=wanted.home, team=wanted.team, as_json=wanted.json)
     result = run(_staying(arguments), ctx)
     from fal_notebook import render
 

@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from pydantic import BaseModel
 
 from fal_notebook.config import Profile, resolve
 from fal_notebook.control import AsyncClient
@@ -19,9 +21,13 @@ from fal_notebook.errors import BackendError
 from fal_notebook.loop import Feed, Loop, private_loop
 from fal_notebook.wire import API_VERSION, Event, Instance, LogLine, SessionRequest
 
+if TYPE_CHECKING:
+    from fal_notebook.wire_access import WhoAmI
+
 __all__ = ["Client", "connect"]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
 
 
@@ -43,6 +49,7 @@ class Client:
         self.loop = loop or private_loop()
         self._session: _HeldSession | None = None
         self._identity: Instance | None = None
+        self._owner: str | None = None
 
     instance = _synced(AsyncClient.instance)
     upload_all = _synced(AsyncClient.upload_all)
@@ -80,6 +87,32 @@ class Client:
     call = _synced(AsyncClient.call)
     read_logs = _synced(AsyncClient.read_logs)
     close = _synced(AsyncClient.close)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        model: type[M],
+        *,
+        body: BaseModel | None = None,
+        params: dict[str, str] | None = None,
+    ) -> M:
+        """Ask for what has no method of its own."""
+        return self.loop.run(self.core.ask(method, path, model, body=body, params=params))
+
+    tell = _synced(AsyncClient.tell)
+
+    @property
+    def owner(self) -> str:
+        """Nickname of the account that is acted for: what its apps' addresses begin with."""
+        profile = self.core.profile
+        if profile.team is not None:
+            return profile.team
+        if profile.is_embedded:
+            return self.identity.owner
+        if self._owner is None:
+            self._owner = _whoami(self).acting_for
+        return self._owner
 
     @property
     def identity(self) -> Instance:
@@ -144,4 +177,12 @@ def _checked_remote(client: Client) -> None:
             fix="Install the same version of fal-notebook on both sides.",
             code="backend.version",
         )
-    client.machines()
+    # Whatever its key is good for: a key that only calls apps is a good one.
+    _whoami(client)
+
+
+def _whoami(client: Client) -> WhoAmI:
+    # Imported here: only the backend of another machine is asked, and a start need not load it.
+    from fal_notebook.wire_access import WhoAmI
+
+    return client.ask("GET", "/api/v1/account", WhoAmI)

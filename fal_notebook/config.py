@@ -14,12 +14,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from fal_notebook.errors import AuthError, UsageError
 from fal_notebook.places import Places, default_home
 
-__all__ = ["PLAIN_HTTP", "Key", "Profile", "is_loopback", "is_private_way", "resolve", "stored_key"]
+__all__ = [
+    "PLAIN_HTTP",
+    "Key",
+    "Profile",
+    "choose_team",
+    "chosen_team",
+    "is_loopback",
+    "is_private_way",
+    "resolve",
+    "stored_key",
+]
 
 PLAIN_HTTP = "FAL_NB_PLAIN_HTTP"
 """Set to 1: the way to the named address is private though it is not encrypted (a VPN, a tunnel)."""
@@ -52,6 +63,9 @@ class Profile:
     is_plain_allowed: bool = False
     """The key may go over plain http."""
 
+    team: str | None = None
+    """Nickname of the team that is acted for; None: the key's own account."""
+
     @property
     def is_embedded(self) -> bool:
         """True for the backend of this home on this machine, which may be started on demand."""
@@ -80,9 +94,13 @@ class Profile:
 
 
 def resolve(
-    *, host: str | None = None, home: str | Path | None = None, environ: Mapping[str, str] | None = None
+    *,
+    host: str | None = None,
+    home: str | Path | None = None,
+    team: str | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Profile:
-    """Return the profile that flags and environment name.
+    """Return the profile that flags and environment name; the team is the one of `account set` where none does.
 
     Raises: UsageError when the address is not an http or https URL.
     """
@@ -90,13 +108,47 @@ def resolve(
     named_home = home or env.get("FAL_NB_HOME")
     places = Places(Path(named_home).expanduser() if named_home else default_home())
     named = host or env.get("FAL_NB_URL")
+    asked = team or env.get("FAL_TEAM")
     if not named:
-        return Profile(places)
+        return Profile(places, team=asked or chosen_team(places, None))
     source = "--host" if host else "FAL_NB_URL"
     url = _checked(named, source)
     if _is_own(url, places):
-        return Profile(places)
-    return Profile(places, url, _parsed(env.get("FAL_KEY")), source, env.get(PLAIN_HTTP) == "1")
+        return Profile(places, team=asked or chosen_team(places, None))
+    return Profile(
+        places,
+        url,
+        _parsed(env.get("FAL_KEY")),
+        source,
+        env.get(PLAIN_HTTP) == "1",
+        team=asked or chosen_team(places, url),
+    )
+
+
+def chosen_team(places: Places, url: str | None) -> str | None:
+    """Return the team that `account set` chose for a backend; None for the key's own account."""
+    found = _choices(places).get(url or "")
+    return found if isinstance(found, str) else None
+
+
+def choose_team(places: Places, url: str | None, team: str | None) -> None:
+    """Act for a team of this backend from now on; None: for the key's own account."""
+    choices = {name: value for name, value in _choices(places).items() if name != (url or "")}
+    if team is not None:
+        choices[url or ""] = team
+    places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = places.profile.with_name(f".{places.profile.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"teams": choices}))
+    temporary.replace(places.profile)
+
+
+def _choices(places: Places) -> dict[str, Any]:
+    try:
+        found = json.loads(places.profile.read_text())
+    except (OSError, ValueError):
+        return {}
+    teams = found.get("teams") if isinstance(found, dict) else None
+    return teams if isinstance(teams, dict) else {}
 
 
 def is_private_way(url: str) -> bool:

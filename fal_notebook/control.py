@@ -73,6 +73,8 @@ class AsyncClient:
         self.address = profile.url or str(profile.places.api_socket)
         proof = profile.authorization()
         headers = {"authorization": proof} if proof else {}
+        if profile.team is not None:
+            headers["x-fal-team"] = profile.team
         if transport is None and profile.is_embedded:
             # No TLS on a unix socket; loading the authorities would cost more than all else here.
             transport = httpx.AsyncHTTPTransport(uds=str(profile.places.api_socket), verify=False)
@@ -337,6 +339,23 @@ class AsyncClient:
         """Yield the lines of an image's build."""
         async for line in self._lines(f"/api/v1/images/{image_hash}/log", {}, follow=follow, after=after):
             yield line
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        model: type[M],
+        *,
+        body: BaseModel | None = None,
+        params: dict[str, str] | None = None,
+    ) -> M:
+        """Ask for what has no method of its own; only what reads is repeated."""
+        answer = await self._send(method, path, body=body, params=params, repeatable=method == "GET")
+        return self._parsed(answer, model)
+
+    async def tell(self, method: str, path: str) -> None:
+        """Do what is answered with nothing."""
+        self._checked(await self._send(method, path, repeatable=False))
 
     async def close(self) -> None:
         """Close all connections."""

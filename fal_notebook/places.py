@@ -139,6 +139,11 @@ class Places:
         return self.keys / "local.json"
 
     @property
+    def profile(self) -> Path:
+        """JSON {teams: {url: nickname}}: for whom this user acts, "" for the backend of this home."""
+        return self.home / "profile.json"
+
+    @property
     def instance_secret(self) -> Path:
         """32 random bytes, mode 0600, with which the backend proves who it is."""
         return self.keys / "instance.secret"

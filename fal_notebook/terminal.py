@@ -40,9 +40,9 @@ class TerminalContext(Context):
         return self.shown is not None
 
 
-def context(*, host: str | None, home: str | None, as_json: bool) -> TerminalContext:
+def context(*, host: str | None, home: str | None, as_json: bool, team: str | None = None) -> TerminalContext:
     """Return the context of one call of `fal-nb`."""
-    profile = resolve(host=host, home=home)
+    profile = resolve(host=host, home=home, team=team)
     screen = _Screen(as_json=as_json)
     made = TerminalContext(
         door="cli",

@@ -10,16 +10,23 @@ from pydantic import BaseModel, Field
 
 __all__ = [
     "AccountInfo",
+    "AccountPage",
     "AccountRequest",
     "AccountSetting",
     "ActInfo",
+    "ActPage",
     "KeyInfo",
+    "KeyPage",
     "KeyPreset",
     "KeyRequest",
+    "KeyRevoked",
     "MemberInfo",
+    "MemberPage",
     "MemberRequest",
+    "NewAccount",
     "NewKeyInfo",
     "Role",
+    "TeamPage",
     "UsageReport",
     "UsageRow",
     "WhoAmI",
@@ -180,3 +187,46 @@ class ActInfo(BaseModel):
     subject: str
     before: Any = None
     after: Any = None
+
+
+class KeyPage(BaseModel):
+    """Keys of an account."""
+
+    keys: list[KeyInfo]
+
+
+class KeyRevoked(BaseModel):
+    """A key that is no good any more."""
+
+    key_id: str
+
+
+class TeamPage(BaseModel):
+    """Teams of who asks."""
+
+    teams: list[AccountInfo]
+
+
+class MemberPage(BaseModel):
+    """Members of a team."""
+
+    members: list[MemberInfo]
+
+
+class AccountPage(BaseModel):
+    """All accounts of a backend."""
+
+    accounts: list[AccountInfo]
+
+
+class NewAccount(BaseModel):
+    """A person's account that was just made, with its first key."""
+
+    account: AccountInfo
+    key: NewKeyInfo
+
+
+class ActPage(BaseModel):
+    """The newest acts."""
+
+    acts: list[ActInfo]

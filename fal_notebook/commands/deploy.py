@@ -31,7 +31,9 @@ _REF = "An App: `Class` in the notebook; `path.py`, `path.py::Class` anywhere"
 class _ShipArguments:
     app_name: str | None = flag("Name in the URL; wins over the code", metavar="NAME")
     machine_type: str | None = flag("Machine type, or several in order of preference: XS,S", metavar="TYPE")
-    auth: AuthMode | None = flag("Who may call it: private (your key) or public (anyone)")
+    auth: AuthMode | None = flag(
+        "Who may call it: private (your keys and your team's), public (anyone), shared (any key, which is charged)"
+    )
     no_cache: bool = flag("Build the image anew", default=False)
     allow_large: bool = flag("Send captured values over 100 MB", default=False)
     env: str | None = flag(ENV_HELP, metavar="NAME")
@@ -99,7 +101,7 @@ def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) 
         target=target,
         kind="run",
         app_name=args.app_name,
-        auth=_auth(args.auth) or AuthMode.PUBLIC,
+        auth=args.auth or AuthMode.PUBLIC,
         machine_type=args.machine_type,
         no_cache=args.no_cache,
         allow_large=args.allow_large,
@@ -147,7 +149,7 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked | Planned:
         target=ctx.find_app(args.ref),
         kind="deploy",
         app_name=args.app_name,
-        auth=_auth(args.auth),
+        auth=args.auth,
         machine_type=args.machine_type,
         no_cache=args.no_cache,
         allow_large=args.allow_large,
@@ -186,12 +188,6 @@ def _annotations(given: tuple[str, ...]) -> dict[str, str]:
             fix=f"At most {ANNOTATIONS_LIMIT}, and {ANNOTATIONS_BYTES // 1024} KiB in all.",
         )
     return found
-
-
-def _auth(auth: AuthMode | None) -> AuthMode | None:
-    if auth is AuthMode.SHARED:
-        raise UsageError("`--auth shared` is not built in this release.", fix="Use private or public.")
-    return auth
 
 
 def _end(alias: str, ctx: Context) -> None:

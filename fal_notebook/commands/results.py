@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from fal_notebook.commands.results_access import AccessResult
+
 if TYPE_CHECKING:
     from fal_notebook.wire import (
         AppDetail,
@@ -394,4 +396,5 @@ Result: TypeAlias = (
     | EnvironmentsListed
     | SecretsListed
     | Told
+    | AccessResult
 )

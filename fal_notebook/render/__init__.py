@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from shlex import quote
 from typing import Any
@@ -31,6 +31,8 @@ from fal_notebook.commands.results import (
     Told,
     Versions,
 )
+from fal_notebook.commands.results_access import AccessResult
+from fal_notebook.render import access as _access
 from fal_notebook.render import html as _html
 from fal_notebook.render import plan as _plan
 from fal_notebook.render import revisions as _revisions
@@ -63,8 +65,16 @@ def text(result: Result) -> str:
     say = _WORDS.get(type(result))
     if say is not None:
         return say(result)
-    head, rows, empty = rows_of(result)
+    listed = _listed(result)
+    if listed is None:
+        return _access.said(result) if isinstance(result, AccessResult) else ""
+    head, rows, empty = listed
     return _text.table(head, rows) if rows else empty
+
+
+def _listed(result: Any) -> tuple[Sequence[str], list[tuple[str, ...]], str] | None:
+    """Return head, rows, and what to say without any; None for what is no list."""
+    return _access.rows_of(result) if isinstance(result, AccessResult) else rows_of(result)
 
 
 def html(result: Result) -> str:
@@ -75,10 +85,10 @@ def html(result: Result) -> str:
         case Planned():
             return _plan.html(result)
         case _:
-            if type(result) in _WORDS:
+            listed = None if type(result) in _WORDS else _listed(result)
+            if listed is None or not listed[1]:
                 return _html.pre(text(result))
-            head, rows, empty = rows_of(result)
-            return _html.table(head, rows) if rows else _html.pre(empty)
+            return _html.table(listed[0], listed[1])
 
 
 def bundle(result: Result) -> dict[str, Any]:

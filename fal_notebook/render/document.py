@@ -38,7 +38,9 @@ from fal_notebook.commands.results import (
     Told,
     Versions,
 )
+from fal_notebook.commands.results_access import AccessResult
 from fal_notebook.errors import FalError
+from fal_notebook.render import access
 from fal_notebook.wire import Deployment, ErrorBody
 
 __all__ = ["document", "error_document"]
@@ -46,6 +48,8 @@ __all__ = ["document", "error_document"]
 
 def document(result: Result) -> dict[str, Any]:
     """Return a result as a JSON-compatible object."""
+    if isinstance(result, AccessResult):
+        return access.document(result)
     return _SHAPES[type(result)](result)
 
 

@@ -184,7 +184,6 @@ UNBUILT: dict[str, Any] = {
     "kind=container": {"kind": "container"},
     "kind=conda": {"kind": "conda"},
     "python_version": {"python_version": PYTHON},
-    "app_auth=shared": {"app_auth": "shared"},
     "endpoint(health_check)": {"run": fal.endpoint("/", health_check=object())(lambda self: None)},
     "endpoint(billing)": {"run": fal.endpoint("/", billing={"a": 1})(lambda self: None)},
 }

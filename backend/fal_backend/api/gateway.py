@@ -405,7 +405,7 @@ def _is_climbing(path: bytes) -> bool:
     return any(part in (b".", b"..") for part in plain.replace(b"\\", b"/").split(b"/")) or b"\x00" in plain
 
 
-def _name(caller: Caller, known: Known | None) -> str:
+def _name(caller: Caller, known: Principal | None) -> str:
     """Return what tells one caller from another: the key, else the address."""
     if known is not None:
         return known.key_id

@@ -241,7 +241,7 @@ def checked_mode(mode: AuthMode, account: Account) -> AuthMode:
     if mode is AuthMode.SHARED and not account.shared_enabled:
         raise AuthError(
             f'"{account.nickname}" may not deploy shared apps: ask an admin to enable shared.',
-            fix=f"An admin runs `fal-nb accounts set {account.nickname} --shared on`; or use private or public.",
+            fix=f"An admin runs `fal-nb admin set {account.nickname} --shared on`; or use private or public.",
             code="auth.shared_disabled",
         )
     return mode
