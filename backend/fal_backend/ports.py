@@ -249,6 +249,10 @@ class WebhookSigner(Protocol):
     """Holds the keys that sign webhooks."""
 
     def sign(self, text: bytes, now: float) -> bytes: ...
+    def renew(self, now: float) -> None:
+        """Make the next key where it is time; may write a file."""
+        ...
+
     def published(self) -> dict[str, Any]:
         """Return the public keys as a JSON Web Key Set."""
         ...

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import websockets
+from fal_backend.api import pool
 from fal_backend.api.edge import Limits
 from fal_backend.api.rates import RateLimits
 from websockets.asyncio.client import ClientConnection, connect
@@ -286,6 +287,25 @@ async def test_a_runner_that_drains_is_told_and_its_sessions_are_cut_when_it_is_
             house.dispatch.cut_runner(runner.id)
             with pytest.raises(websockets.ConnectionClosedError):
                 await socket.recv()
+
+
+@on_uvloop
+async def test_sessions_of_a_runner_that_drains_are_cut_after_its_apps_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "SESSION_GRACE_S", 0.05)
+    async with rig() as house:
+        house.route()
+        runner = await house.runner()
+        door = house.dispatch.door(runner.id)
+        assert door is not None
+        door.grace_s = 0.5
+        async with opened(house) as socket:
+            began = asyncio.get_running_loop().time()
+            house.dispatch.close_runner(runner.id)
+            with pytest.raises(websockets.ConnectionClosedError):
+                await asyncio.wait_for(socket.recv(), 20)
+            assert asyncio.get_running_loop().time() - began >= 0.5, "never before"
 
 
 @on_uvloop

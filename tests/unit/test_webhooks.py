@@ -180,6 +180,21 @@ def test_a_key_is_published_before_it_signs_and_after(tmp_path: Path) -> None:
     assert NOTICE_S > 24 * 3600
 
 
+def test_keys_are_renewed_without_a_restart_and_a_restart_finds_them(tmp_path: Path) -> None:
+    path = tmp_path / "webhooks.json"
+    keys = load_webhook_keys(path, now=1_000_000)
+    first = keys.published()
+    keys.renew(1_000_000 + LIFE_S - 1)
+    assert keys.published() == first
+    keys.renew(1_000_000 + LIFE_S + 1)
+    ids = [key["kid"] for key in keys.published()["keys"]]
+    assert ids[:2] == [key["kid"] for key in first["keys"]]
+    assert len(ids) == 3, "the next one is published before it signs"
+    assert load_webhook_keys(path, now=1_000_000 + LIFE_S + 2).published() == keys.published()
+    signature = keys.sign(b"x", 1_000_000 + LIFE_S + 3)
+    assert verified_by(keys.published()["keys"][1], signature)
+
+
 def verified_by(key: dict[str, str], signature: bytes) -> bool:
     x = key["x"]
     try:

@@ -6,16 +6,13 @@ they signed may be about.
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import stat
 import time
 from pathlib import Path
 from typing import Any
 
+from fal_backend.adapters.key_file import read_keys, write_keys
 from fal_backend.domain.signature import SigningKeys
-from fal_notebook.errors import BackendError
 
 __all__ = ["KEEP_S", "RENEW_S", "load_signing_keys"]
 
@@ -30,42 +27,13 @@ def load_signing_keys(path: Path, *, now: float | None = None) -> SigningKeys:
     Raises: BackendError `backend.keys_exposed` when others may read the file, or it cannot be understood.
     """
     now = time.time() if now is None else now
-    kept = [key for key in _read(path) if now - key["made"] < KEEP_S]
+    kept = [key for key in read_keys(path, "made", _secret) if now - key["made"] < KEEP_S]
     if not kept or now - kept[-1]["made"] >= RENEW_S:
         made = {"id": secrets.token_hex(4), "made": int(now), "secret": secrets.token_hex(32)}
         kept.append(made)
-        _write(path, kept)
-    return SigningKeys({key["id"]: bytes.fromhex(key["secret"]) for key in kept}, kept[-1]["id"])
+        write_keys(path, kept)
+    return SigningKeys({key["id"]: _secret(key) for key in kept}, kept[-1]["id"])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return []
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & ~0o600:
-        raise _refused(path, "can be read by others")
-    try:
-        keys: list[dict[str, Any]] = json.loads(path.read_text())["keys"]
-        return sorted(keys, key=lambda key: int(key["made"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _refused(path, "cannot be understood") from error
-
-
-def _write(path: Path, keys: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"keys": keys}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _refused(path: Path, what: str) -> BackendError:
-    return BackendError(
-        f"{path} {what}.",
-        code="backend.keys_exposed",
-        fix=f"Remove {path}; it is made anew at the next start.",
-    )
+def _secret(key: dict[str, Any]) -> bytes:
+    return bytes.fromhex(key["secret"])

@@ -7,10 +7,7 @@ may still hold a delivery of it. A key file that others could read is refused, n
 from __future__ import annotations
 
 import base64
-import json
-import os
 import secrets
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fal_notebook.errors import BackendError
+from fal_backend.adapters.key_file import read_keys, write_keys
 
 __all__ = ["KEEP_S", "LIFE_S", "NOTICE_S", "WebhookKeys", "load_webhook_keys"]
 
@@ -42,8 +39,10 @@ class _Key:
 class WebhookKeys:
     """The keys in the order in which they sign; see `ports.WebhookSigner`."""
 
-    def __init__(self, keys: list[_Key]) -> None:
-        self._keys = keys
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept = read_keys(path, "signs_from", _parsed)
+        self._keys = [_parsed(one) for one in self._kept]
 
     def sign(self, text: bytes, now: float) -> bytes:
         """Return the signature of the key whose time it is."""
@@ -54,27 +53,31 @@ class WebhookKeys:
         """Return the public keys as a JSON Web Key Set."""
         return {"keys": [_public(key) for key in self._keys]}
 
+    def renew(self, now: float) -> None:
+        """Make the next key where it is time, and drop what nobody needs any more; writes a file where it does."""
+        # A key goes some days after the one behind it began to sign.
+        kept = [
+            one
+            for one, behind in zip(self._kept, [*self._kept, None][1:], strict=True)
+            if behind is None or behind["signs_from"] + KEEP_S > now
+        ]
+        if not kept:
+            kept.append(_make(int(now)))
+        if kept[-1]["signs_from"] <= now:
+            kept.append(_make(max(int(now) + NOTICE_S, kept[-1]["signs_from"] + LIFE_S)))
+        if kept != self._kept:
+            write_keys(self._path, kept)
+            self._kept, self._keys = kept, [_parsed(one) for one in kept]
+
 
 def load_webhook_keys(path: Path, *, now: float | None = None) -> WebhookKeys:
     """Return the keys; make the file, or the next key in it, where it is time.
 
     Raises: BackendError `backend.keys_exposed` when others may read the file, or it cannot be understood.
     """
-    now = time.time() if now is None else now
-    found = _read(path)
-    # A key goes some days after the one behind it began to sign.
-    kept = [
-        one
-        for one, behind in zip(found, [*found, None][1:], strict=True)
-        if behind is None or behind["signs_from"] + KEEP_S > now
-    ]
-    if not kept:
-        kept.append(_make(int(now)))
-    if kept[-1]["signs_from"] <= now:
-        kept.append(_make(max(int(now) + NOTICE_S, kept[-1]["signs_from"] + LIFE_S)))
-    if kept != found:
-        _write(path, kept)
-    return WebhookKeys([_parsed(one) for one in kept])
+    keys = WebhookKeys(path)
+    keys.renew(time.time() if now is None else now)
+    return keys
 
 
 def _make(signs_from: int) -> dict[str, Any]:
@@ -90,38 +93,3 @@ def _parsed(one: dict[str, Any]) -> _Key:
 def _public(key: _Key) -> dict[str, str]:
     x = base64.urlsafe_b64encode(key.secret.public_key().public_bytes_raw()).rstrip(b"=").decode()
     return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.id, "x": x}
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return []
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & ~0o600:
-        raise _refused(path, "can be read by others")
-    try:
-        keys: list[dict[str, Any]] = json.loads(path.read_text())["keys"]
-        for key in keys:
-            _parsed(key)
-        return sorted(keys, key=lambda key: int(key["signs_from"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _refused(path, "cannot be understood") from error
-
-
-def _write(path: Path, keys: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"keys": keys}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _refused(path: Path, what: str) -> BackendError:
-    return BackendError(
-        f"{path} {what}.",
-        code="backend.keys_exposed",
-        fix=f"Remove {path}; it is made anew at the next start.",
-    )

@@ -245,7 +245,7 @@ def _lone() -> UpConn:
 
 def _pool(door: Door) -> Pool:
     if not isinstance(door.link, Pool):
-        door.link = Pool(door.socket, door.width, door.control)
+        door.link = Pool(door.socket, door.width, door.control, door.grace_s)
     return door.link
 
 

@@ -283,7 +283,7 @@ class Gateway:
 
     def _pool(self, door: Door) -> Pool:
         if not isinstance(door.link, Pool):
-            door.link = Pool(door.socket, door.width, door.control)
+            door.link = Pool(door.socket, door.width, door.control, door.grace_s)
         return door.link
 
     async def _connection(self, call: Call, door: Door, pool: Pool) -> UpConn | None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 SESSION_GRACE_S = 30.0
-"""So long the sessions of a runner that is to end may take to close."""
+"""So long the sessions of a runner that is to end may take to close; longer where its App's own grace is longer."""
 _BY_ITSELF_S = 5.0
 _LOOKS_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -26,7 +26,7 @@ _LOOKS_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 class Pool:
     """The connections to one runner; the one used last is used first."""
 
-    def __init__(self, path: str, width: int, control: str) -> None:
+    def __init__(self, path: str, width: int, control: str, grace_s: float = 0.0) -> None:
         self.loop = asyncio.get_running_loop()
         self.all: set[UpConn] = set()
         self._path = path
@@ -34,6 +34,7 @@ class Pool:
         self._keep = width + 2
         self._is_closed = self._is_aborted = False
         self._control = control
+        self._grace_s = max(grace_s, SESSION_GRACE_S)
         self._draining: asyncio.Task[None] | None = None
 
     def take(self) -> UpConn | None:
@@ -108,7 +109,7 @@ class Pool:
         """Have the runner close its sessions (1012, so that callers come again), then cut what is left."""
         if await _ask(self._control, "POST", "/drain", CONNECT_S) is None:
             log.info("gateway.drain_unanswered", extra={"control": self._control})
-        await asyncio.sleep(SESSION_GRACE_S)
+        await asyncio.sleep(self._grace_s)
         for conn in self._sessions():
             conn.transport.abort()
 

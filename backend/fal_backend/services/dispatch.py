@@ -121,6 +121,7 @@ class Door:
         "born",
         "busy_streak",
         "control",
+        "grace_s",
         "hints",
         "hints_said",
         "idle_since",
@@ -142,6 +143,8 @@ class Door:
         self.runner_id = runner_id
         self.socket = socket
         self.control = control
+        self.grace_s = 0.0
+        """How long its App wants to be given when it has to end."""
         self.width = max(1, width)
         self.born = born
         self.opened_at = time.monotonic()
@@ -341,7 +344,14 @@ class Dispatch:
     # Runners
 
     def open_runner(
-        self, revision: str, runner_id: str, socket: str, control: str, max_multiplexing: int
+        self,
+        revision: str,
+        runner_id: str,
+        socket: str,
+        control: str,
+        max_multiplexing: int,
+        *,
+        grace_s: float = 0.0,
     ) -> None:
         """Let a runner take calls; one that was closed and has calls still takes new ones again."""
         known = self._doors.get(runner_id)
@@ -351,6 +361,7 @@ class Dispatch:
         lane = self._lane(revision)
         self._born += 1
         door = Door(lane, runner_id, socket, control, max_multiplexing, self._born)
+        door.grace_s = grace_s
         self._doors[runner_id] = lane.doors[runner_id] = door
         lane.slots.add(door)
         self._pump(lane)
@@ -381,7 +392,14 @@ class Dispatch:
             self._drained(door)
 
     def hold_runner(
-        self, revision: str, runner_id: str, socket: str, control: str, max_multiplexing: int
+        self,
+        revision: str,
+        runner_id: str,
+        socket: str,
+        control: str,
+        max_multiplexing: int,
+        *,
+        grace_s: float = 0.0,
     ) -> None:
         """Know a runner that was closed before this process began, and may still have calls of the queue.
 
@@ -392,6 +410,7 @@ class Dispatch:
         lane = self._lane(revision)
         self._born += 1
         door = Door(lane, runner_id, socket, control, max_multiplexing, self._born)
+        door.grace_s = grace_s
         door.is_open, door.is_closing = False, True
         self._doors[runner_id] = lane.doors[runner_id] = door
 

@@ -259,7 +259,10 @@ class Fleet:
             return
         self._open.add(row.id)
         self._met.add(row.id)
-        self._dispatch.open_runner(row.revision, row.id, address.socket, address.control, self._width(row))
+        width, grace_s = self._width(row), float(self.spec(row.revision).termination_grace_s)
+        self._dispatch.open_runner(
+            row.revision, row.id, address.socket, address.control, width, grace_s=grace_s
+        )
 
     def _width(self, row: Runner) -> int:
         return row.width or self.spec(row.revision).scale.max_multiplexing or 1

@@ -128,11 +128,12 @@ class Webhooks:
             self._turns.add(one.id, self._host(one.url), one.due_at)
 
     async def run(self) -> None:
-        """Deliver until cancelled; old ones go now and then."""
+        """Deliver until cancelled; old ones go now and then, and keys are renewed."""
         self._turns.open()
         try:
             while True:
                 await self.trim()
+                await self._renew_keys()
                 await asyncio.sleep(_TRIM_EVERY_S)
         finally:
             self._turns.close()
@@ -140,6 +141,13 @@ class Webhooks:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _renew_keys(self) -> None:
+        """Publish the next key days before it signs, also where nobody restarts the backend for months."""
+        try:
+            await asyncio.to_thread(self._signer.renew, time.time())
+        except OSError as error:
+            log.warning("webhooks.keys_not_renewed", error=str(error))
 
     async def trim(self, keep_us: int = KEEP_US) -> int:
         """Remove what ended long ago and return how many went."""
