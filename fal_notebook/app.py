@@ -91,6 +91,8 @@ class RequestContext:
     lifecycle_preference: dict[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     upload_policy: str | None = None
+    traceparent: str | None = None
+    """What a call made on behalf of this one sends along, so that both are one trace (W3C Trace Context)."""
 
 
 current_request: ContextVar[RequestContext | None] = ContextVar("fal_current_request", default=None)

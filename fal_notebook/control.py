@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from fal_notebook import sse
 from fal_notebook.answers import failure, refused, unreachable
+from fal_notebook.app import current_request
 from fal_notebook.config import Profile
 from fal_notebook.errors import AuthError, BackendError, NotFoundError, error_from_dict
 from fal_notebook.wire import (
@@ -293,6 +295,7 @@ class AsyncClient:
                 method,
                 _call_path(endpoint_id, path),
                 json=arguments,
+                headers=_trace(),
                 timeout=httpx.Timeout(timeout_s, connect=5.0),
             )
         except httpx.TransportError as error:
@@ -306,7 +309,7 @@ class AsyncClient:
         timeout = httpx.Timeout(600.0, connect=5.0)
         try:
             async with self._http.stream(
-                "POST", _call_path(endpoint_id, path), json=arguments, timeout=timeout
+                "POST", _call_path(endpoint_id, path), json=arguments, headers=_trace(), timeout=timeout
             ) as answer:
                 yield answer
         except httpx.TransportError as error:
@@ -462,6 +465,18 @@ class AsyncClient:
 
 def _given(**params: str | None) -> dict[str, str]:
     return {name: value for name, value in params.items() if value is not None}
+
+
+def _trace() -> dict[str, str]:
+    """Return the headers that make a call part of the trace that this code works for, if there is one."""
+    carrier: dict[str, str] = {}
+    propagate: Any = sys.modules.get("opentelemetry.propagate")
+    if propagate is not None:
+        propagate.inject(carrier)
+    context = current_request.get()
+    if "traceparent" not in carrier and context is not None and context.traceparent is not None:
+        carrier["traceparent"] = context.traceparent
+    return carrier
 
 
 def _call_path(endpoint_id: str, path: str) -> str:

@@ -43,6 +43,7 @@ from fal_backend.adapters.store.first_start import ensure_account
 from fal_backend.adapters.store.opening import SchemaTooOld, open_store
 from fal_backend.adapters.store.retention import keep_trimming
 from fal_backend.adapters.store.store import SqliteStore
+from fal_backend.adapters.tracing_otel import OtelTracer, open_tracer
 from fal_backend.adapters.webhook_keys import load_webhook_keys
 from fal_backend.adapters.webhook_post import WebhookPost
 from fal_backend.api.accounts import account_routes
@@ -62,8 +63,10 @@ from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.requests import request_routes
 from fal_backend.api.revisions import revision_routes
+from fal_backend.api.spans import SpanDoor
 from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
+from fal_backend.api.traces import TracedCourier
 from fal_backend.api.usage import usage_routes
 from fal_backend.api.webhooks import published_keys, webhook_routes
 from fal_backend.domain.call_record import CallRecord
@@ -144,6 +147,7 @@ class _House:
     usage: UsageLedger
     accounts: Accounts
     auth: Auth
+    tracer: OtelTracer | None
     adopted: asyncio.Event
     edge: Edge
 
@@ -247,10 +251,12 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     )
     catalog.stale_of = secrets.stale_of
     payloads = PayloadFolder(places)
+    tracer = open_tracer(os.environ, instance_id=settings.instance_id, version=_version())
+    courier = RunnerCourier(payloads)
     queue = Queue(
         store=store,
         dispatch=dispatch,
-        courier=RunnerCourier(payloads),
+        courier=courier if tracer is None else TracedCourier(courier, tracer),
         payloads=payloads,
         provider=hosts,
         control=QueueControl(ledger, fleet, dispatch),
@@ -321,8 +327,9 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         is_live=lambda runner_id: _is_live(ledger, runner_id),
         touch=idleness.touch,
     )
-    fleet.env_of = lambda row: runner_environment(
-        keys, row.id, row.account, url=settings.url, socket=str(places.api_socket)
+    asked = {} if tracer is None else {"FAL_NB_SPANS": "1"}
+    fleet.env_of = lambda row: (
+        asked | runner_environment(keys, row.id, row.account, url=settings.url, socket=str(places.api_socket))
     )
     tokens = Tokens(places.instance_secret.read_bytes(), auth)
     rates = Rates(_rate_limits(settings))
@@ -331,7 +338,15 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         queue=queue.size,
         lines=lambda: (request_log.written, request_log.dropped),
     )
-    gateway = Gateway(dispatch, auth, tokens=tokens, rates=rates, note=note, sources=sources)
+    gateway = Gateway(
+        dispatch,
+        auth,
+        tokens=tokens,
+        rates=rates,
+        note=note,
+        sources=sources,
+        tracer=tracer,
+    )
     devices = Devices(ledger, nodes, reconcile, hosts)
     edge = Edge(
         gateway,
@@ -347,9 +362,12 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             usage_routes(usage, accounts, prices=prices.per_second, currency=prices.currency),
         ),
         Pages(catalog, Path(fal_notebook.__file__).parent / "static"),
-        queue=QueueDoor(queue, dispatch, auth, url=settings.url, rates=rates, check_webhook=webhooks.check),
+        queue=QueueDoor(
+            queue, dispatch, auth, url=settings.url, rates=rates, check_webhook=webhooks.check, tracer=tracer
+        ),
         storage=storage,
         tokens=tokens,
+        spans=None if tracer is None else SpanDoor(tracer, keys, lambda id: _app_of(ledger, id)),
         messages=MessageDoor(gateway.admits, gateway.begin),
         rates=rates,
         webhook_keys=lambda: published_keys(webhooks),
@@ -377,6 +395,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         usage,
         accounts,
         auth,
+        tracer,
         news.adopted,
         edge,
     )
@@ -415,6 +434,14 @@ def _request_log_file(settings: Settings) -> RequestLogFile:
         settings.places.store,
         keep_days=settings.request_log_days,
         keep_rows=settings.request_log_rows,
+    )
+
+
+def _app_of(ledger: Ledger, runner_id: str) -> str | None:
+    """Return `owner/alias` of a runner that lives."""
+    row = ledger.get(Runner, runner_id)
+    return (
+        ledger.alias_id((row.account, row.app)) if row is not None and _is_live(ledger, runner_id) else None
     )
 
 
@@ -474,6 +501,8 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         await _note_keys(house)
         await house.images.close()
         await house.fleet.close()
+        if house.tracer is not None:
+            await asyncio.to_thread(house.tracer.close)
 
 
 def _tls(

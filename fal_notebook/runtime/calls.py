@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fal_notebook.runtime.kept import Answer
+from fal_notebook.runtime.spans import OpenSpan
 
 __all__ = ["Call", "Calls", "Message", "Receive", "Scope", "Send"]
 
@@ -39,6 +40,8 @@ class Call:
         "on_drain",
         "request_id",
         "scope",
+        "span",
+        "status",
         "task",
     )
 
@@ -61,6 +64,10 @@ class Call:
         """Called once when the work has ended."""
         self.on_drain: Callable[[], None] | None = None
         """Called when the runner takes no more calls: a session then comes to its end."""
+        self.status = 0
+        """Of its answer, once that has begun."""
+        self.span: OpenSpan | None = None
+        """Where it is traced."""
         self._send = send
 
     def header(self, name: bytes) -> str | None:
@@ -91,6 +98,7 @@ class Call:
         """Pass a message of the App on, without headers that only the runtime may send."""
         if message["type"] in _STARTS:
             self.has_started_answer = message["type"] == "http.response.start"
+            self.status = message.get("status", 101)
             for name, _ in message.get("headers", ()):
                 if name[:1] in _X and name[:9].lower() == _OURS:
                     message = _without_ours(message)

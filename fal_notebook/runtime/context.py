@@ -73,6 +73,12 @@ class CallContext(RequestContext):
         return self._call.header(b"x-app-fal-upload-policy")
 
     @property
+    def traceparent(self) -> str | None:
+        """What a call made on behalf of this one sends along as `traceparent`; None: it is not traced."""
+        span = self._call.span
+        return span.traceparent if span is not None else self._call.header(b"traceparent")
+
+    @property
     def headers(self) -> Headers:
         """The call's headers."""
         return Headers(self._call.scope["headers"])

@@ -18,6 +18,7 @@ import mmap
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -37,6 +38,7 @@ from fal_notebook.runtime.logs import LogPipe
 from fal_notebook.runtime.serve import Front, Server, configure, use_slot_threads
 from fal_notebook.runtime.settings import Descriptors, Settings
 from fal_notebook.runtime.slots import SlotThreads
+from fal_notebook.runtime.spans import Spans
 from fal_notebook.wire import BundleManifest
 
 __all__ = ["build_front", "live"]
@@ -88,6 +90,7 @@ class _Life:
         self._calls = Calls(settings.max_multiplexing)
         self._answers = Answers(Path(settings.own))
         self._ctl = ControlServer(socket.socket(fileno=fds.ctl), self._calls, self._answers)
+        self._spans = Spans.wanted()
         self._phase = "check"
         self._manifest: BundleManifest | None = None
         self._front: Front | None = None
@@ -105,6 +108,8 @@ class _Life:
             return self._give_up(error)
         finally:
             self._logs.end_call(None)
+            if self._spans is not None:
+                self._spans.close()
         return 0
 
     def _set_up(self, loop: asyncio.Runner) -> App:
@@ -115,7 +120,11 @@ class _Life:
         self._phase = "setup"
         self._say({"t": "setup"})
         gc.enable()
+        began_ns = time.time_ns()
         _call_hook(instance.setup, loop)
+        if self._spans is not None:
+            self._spans.note_setup(began_ns, time.time_ns())
+            self._front.spans = self._spans
         return instance
 
     def _thaw(self) -> type[App]:

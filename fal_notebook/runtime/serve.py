@@ -27,6 +27,7 @@ from fal_notebook.runtime.context import enter_call
 from fal_notebook.runtime.detached import Detached, refuse
 from fal_notebook.runtime.kept import CANCELLED, Answers
 from fal_notebook.runtime.slots import SlotThreads
+from fal_notebook.runtime.spans import OpenSpan, Spans
 from fal_notebook.sessions import ON_DRAIN
 
 __all__ = ["CALL", "Front", "Protocol", "Server", "configure", "use_slot_threads"]
@@ -64,6 +65,7 @@ class Front:
         """What the App's lifespan raised, if it did."""
         self.has_sockets = False
         """True when the App has websocket endpoints."""
+        self.spans: Spans | None = None
         self._cancel_paths = cancel_paths
         self._on_end = on_end
         self._numbers = itertools.count(1)
@@ -136,6 +138,8 @@ class Front:
         self.calls.cancel(call)
 
     async def _run(self, call: Call, receive: Receive) -> None:
+        if self.spans is not None:
+            self._begin_span(self.spans, call)
         enter_call(call)
         try:
             await self.app(call.scope, receive, call.send)
@@ -148,8 +152,25 @@ class Front:
             call.task = None  # or each call would be garbage in a circle: task, context, call, task
             self.calls.end(call)
             self._on_end(call.request_id)
+            if call.span is not None:
+                self._end_span(call, call.span)
             if call.answer is not None:
                 self.answers.finish(call.answer, keep_s=_RESEND_S)
+
+    def _begin_span(self, spans: Spans, call: Call) -> None:
+        name = f"{call.scope.get('method', 'WEBSOCKET')} {call.scope['path']}"
+        call.span = spans.begin(name, call.header(b"traceparent"))
+
+    def _end_span(self, call: Call, span: OpenSpan) -> None:
+        assert self.spans is not None
+        error = f"answered {call.status}" if call.status >= 500 else None if call.status else "no answer"
+        facts = {
+            "http.response.status_code": call.status,
+            "url.path": call.scope["path"],
+            "fal.request_id": call.request_id,
+            "fal.attempt": call.attempt,
+        }
+        self.spans.end(span, facts, error=error)
 
     def _recognise(self, scope: Scope) -> tuple[str, bool]:
         """Return a call's id and whether the queue makes it, in one pass over its headers."""

@@ -16,6 +16,7 @@ from fal_backend.domain.access import Principal
 from fal_backend.domain.call_record import CallRecord, Phases, phases, server_timing
 from fal_backend.domain.request import Failure, Refusal
 from fal_backend.services.dispatch import Door, Route
+from fal_backend.services.tracing import Span
 
 __all__ = ["Call", "Target", "send_body"]
 
@@ -62,6 +63,7 @@ class Call:
         "route",
         "sent_at",
         "sent_back",
+        "span",
         "start_by",
         "start_failure",
         "status",
@@ -89,6 +91,7 @@ class Call:
         """Of an answer in the App's place."""
         self.known: Principal | None = None
         """Whose key it came with, where one was asked for."""
+        self.span: Span | None = None
         self.kind = b"sync"
         self.sent_at = 0.0
         self.bytes_in = self.bytes_out = 0
@@ -137,10 +140,11 @@ class Call:
 
     def _join(self, *, framing: bytes, body: bytes) -> bytes:
         target, head = self.target, self.caller.head
+        span = self.span
         return b"".join(
             (
                 b"%b %b HTTP/1.1\r\n" % (head.method, target.rest),
-                head.forwarded,
+                head.forwarded if span is None else head.forwarded_in(span.traceparent),
                 target.endpoint,
                 framing,
                 b"x-fal-request-id: %b\r\nx-fal-nb-call: %b\r\n" % (self.request_id, self.kind),

@@ -28,6 +28,7 @@ from fal_backend.api.gateway import Gateway
 from fal_backend.api.messages import MessageDoor
 from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import Rates
+from fal_backend.api.spans import SpanDoor
 from fal_backend.api.tokens import Tokens
 from fal_backend.domain.request import Refusal
 
@@ -53,6 +54,7 @@ class Edge:
         queue: QueueDoor | None = None,
         storage: Any = None,
         tokens: Tokens | None = None,
+        spans: SpanDoor | None = None,
         messages: MessageDoor | None = None,
         rates: Rates | None = None,
         webhook_keys: Callable[[], bytes] | None = None,
@@ -69,6 +71,7 @@ class Edge:
         self._queue = queue
         self._storage = storage
         self._tokens = tokens
+        self._spans = spans
         self._messages = messages
         self._rates = rates or Rates()
         self._webhook_keys = webhook_keys
@@ -171,6 +174,8 @@ class Edge:
             await self._storage(scope, receive, send)
         elif path in ("/rest/tokens/", "/rest/tokens") and self._tokens is not None:
             await self._tokens(scope, receive, send)
+        elif path == "/rest/spans" and self._spans is not None:
+            await self._spans(scope, receive, send)
         elif (said := self._said(path)) is not None:
             await _answer(send, said[0], [(b"content-type", _JSON)], said[1])
         elif path == "/metrics":

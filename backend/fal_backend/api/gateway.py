@@ -23,12 +23,14 @@ from fal_backend.api.metrics import Sources, render
 from fal_backend.api.pool import Pool, cancel_call, end_session
 from fal_backend.api.rates import Rates
 from fal_backend.api.tokens import Tokens
+from fal_backend.api.traces import begin_span, end_span
 from fal_backend.api.upstream import End, UpConn
 from fal_backend.domain.access import Operation, Principal
 from fal_backend.domain.call_record import CallRecord
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
 from fal_backend.services.request_ids import RequestIds
+from fal_backend.services.tracing import Tracer
 
 __all__ = ["Gateway"]
 
@@ -60,10 +62,12 @@ class Gateway:
         rates: Rates | None = None,
         note: Callable[[CallRecord], None] | None = None,
         sources: Sources | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """note is told of each call that has ended; sources have the figures that are not the dispatch's."""
         self._note = note
         self._sources = sources
+        self._tracer = tracer
         self._dispatch = dispatch
         self._auth = auth
         self._tokens = tokens
@@ -105,6 +109,8 @@ class Gateway:
         caller = call.caller
         call.target = target = self._target(caller.target)
         call.route = route = self._route(target)
+        if self._tracer is not None:
+            call.span = begin_span(self._tracer, call, route)
         if caller.token is None:
             known = may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
         else:
@@ -160,6 +166,8 @@ class Gateway:
             route.tally.app.cold_starts.observe(split.cold_start)
         if self._note is not None:
             self._note(call.record(status, now, split))
+        if call.span is not None:
+            end_span(call.span, call.record(status, now, split))
 
     def _give_up(self, call: Call, error: Exception) -> None:
         log.error("gateway.call_failed", exc_info=error, extra={"request_id": call.request_id.decode()})

@@ -66,6 +66,14 @@ class Head:
         self.extra: Headers = []
         """Headers that the answer carries because of where the request came from."""
 
+    def forwarded_in(self, traceparent: bytes) -> bytes:
+        """Return the header lines for a runner, with this `traceparent` in place of the caller's."""
+        line = b"traceparent: %b\r\n" % traceparent
+        if b"traceparent" not in self.found:
+            return line + self.forwarded
+        others = [pair for pair in self.headers if pair[0] != b"traceparent"]
+        return line + _forwarded(others, self.found)
+
     def count(self, name: bytes) -> int:
         """Return how often a header came."""
         return sum(other == name for other, _ in self.headers)

@@ -13,6 +13,7 @@ import logging
 import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fal_backend.api.access import Authority, Presented, check, may_call, presented
@@ -21,10 +22,12 @@ from fal_backend.api.connection import IN_HAND
 from fal_backend.api.queue_answers import accepted_body, cancel_answer, status_answer, status_body
 from fal_backend.api.queue_target import Ask, QueueTarget, parse_queue_target
 from fal_backend.api.rates import Rates
+from fal_backend.api.traces import with_trace
 from fal_backend.domain.access import Operation, Principal, Target
 from fal_backend.domain.request import Refusal, is_yes, unknown_app
 from fal_backend.services.dispatch import Dispatch, Route
 from fal_backend.services.queue_values import (
+    Accepted,
     CancelOutcome,
     Phase,
     QueueFace,
@@ -33,6 +36,7 @@ from fal_backend.services.queue_values import (
     StoredAnswer,
     Submission,
 )
+from fal_backend.services.tracing import Tracer
 from fal_notebook.errors import FalError
 from fal_notebook.sse import PING, encode
 from fal_notebook.wire import AuthMode
@@ -71,9 +75,11 @@ class QueueDoor:
         url: str,
         rates: Rates | None = None,
         check_webhook: Callable[[str], None] = lambda url: None,
+        tracer: Tracer | None = None,
     ) -> None:
         """check_webhook raises Refusal where an address is not to be called."""
         self._check_webhook = check_webhook
+        self._tracer = tracer
         self._queue = queue
         self._dispatch = dispatch
         self._auth = auth
@@ -143,10 +149,28 @@ class QueueDoor:
             webhook=target.webhook,
             caller=None if known is None else known.account,
         )
-        accepted = await self._queue.submit(submission)
+        accepted = await self._accepted(submission)
         body_ = accepted_body(self._base(caller, target), accepted.request_id, accepted.position)
         lines = f"x-fal-revision: {route.info.revision}\r\n".encode()
         _answer(caller, accepted.request_id, 200, body_, lines)
+
+    async def _accepted(self, submission: Submission) -> Accepted:
+        """Queue a request; where calls are traced, its tries are children of this act."""
+        if self._tracer is None:
+            return await self._queue.submit(submission)
+        found = dict(submission.headers)
+        name = f"submit {submission.route.key}"
+        span = self._tracer.begin(name, found.get(b"traceparent"), found.get(b"tracestate"))
+        facts: dict[str, str | int | float | bool] = {"fal.app": submission.route.key, "fal.kind": "submit"}
+        error: str | None = "refused"
+        try:
+            traced = replace(submission, headers=with_trace(submission.headers, span.traceparent))
+            accepted = await self._queue.submit(traced)
+            facts["fal.request_id"] = accepted.request_id
+            error = None
+        finally:
+            span.end(facts, error)
+        return accepted
 
     def _submitter(self, route: Route, authorization: bytes | None) -> Principal | None:
         """Return whose request it will be. Raises: Refusal 401, 403."""
