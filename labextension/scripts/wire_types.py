@@ -1,4 +1,4 @@
-"""Write `src/api/wire.gen.ts` from the pydantic models of `fal_notebook.wire`; `--check` only compares.
+"""Write `src/api/wire.gen.ts` from the pydantic models of `fal_notebook.wire` and `wire_plan`; `--check` only compares.
 
 Fields with a default are always written by the other side, so none is optional here.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from fal_notebook import wire
+from fal_notebook import wire, wire_plan
 
 __all__ = ["TARGET", "render"]
 
@@ -25,8 +25,9 @@ def render() -> str:
     """Return the TypeScript text of all wire models and enums."""
     models = [
         value
-        for name in wire.__all__
-        if isinstance(value := getattr(wire, name), type) and issubclass(value, BaseModel)
+        for module in (wire, wire_plan)
+        for name in module.__all__
+        if isinstance(value := getattr(module, name), type) and issubclass(value, BaseModel)
     ]
     _, document = models_json_schema([(model, "serialization") for model in models], ref_template="{model}")
     parts = [_declaration(name, schema) for name, schema in sorted(document["$defs"].items())]

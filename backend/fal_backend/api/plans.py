@@ -23,6 +23,10 @@ def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[F
         """Say what a deployment would do, and do nothing."""
         return await plans.make(body, who.account)
 
+    async def shown(id: str, who: Who) -> DeployPlan:
+        """Show a plan that waits."""
+        return plans.shown(id, who.account)
+
     async def again(id: str, who: Who, reset_scale: bool | None = None) -> DeployPlan:
         """Check a plan's request against what there is now."""
         return await plans.again(id, who.account, reset_scale=reset_scale)
@@ -40,6 +44,7 @@ def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[F
 
     def install(app: FastAPI) -> None:
         app.add_api_route(f"{PREFIX}/plans", make, methods=["POST"], status_code=201)
+        app.add_api_route(f"{PREFIX}/plans/{{id}}", shown, methods=["GET"])
         app.add_api_route(f"{PREFIX}/plans/{{id}}/again", again, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}/confirm", confirm, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}", drop, methods=["DELETE"], status_code=204)

@@ -37,6 +37,7 @@ class _Waiting:
     request: DeployRequest
     mark: str
     until: float
+    shown: DeployPlan
 
 
 class Plans:
@@ -69,10 +70,14 @@ class Plans:
         plan_id = f"p-{secrets.token_hex(8)}"
         until = time.time() + LIFE_S
         shown = await self._shown(plan_id, forecast, account, until)
-        self._waiting[plan_id] = _Waiting(account, request, forecast.mark, until)
+        self._waiting[plan_id] = _Waiting(account, request, forecast.mark, until, shown)
         while len(self._waiting) > MOST:
             self._waiting.popitem(last=False)
         return shown
+
+    def shown(self, plan_id: str, account: str) -> DeployPlan:
+        """Return a plan that waits, as it was shown. Raises: NotFoundError."""
+        return self._find(plan_id, account).shown
 
     async def again(self, plan_id: str, account: str, *, reset_scale: bool | None = None) -> DeployPlan:
         """Check the same request against what there is now; the plan of before is dropped.

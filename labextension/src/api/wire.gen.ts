@@ -26,8 +26,11 @@ export interface AppDetail {
   ephemeral: boolean;
   state: AppState;
   state_reason: string | null;
+  split_revision: string | null;
+  split_percent: number;
   urls: Urls;
   deployed_at: string;
+  stale_secrets: string[];
   class_name: string;
   endpoints: EndpointSpec[];
   openapi: string;
@@ -50,10 +53,12 @@ export interface AppSpec {
   python_version: string;
   requirements: string[][];
   machine_types: string[];
+  num_gpus: number | null;
   scale: ScaleSpec;
   termination_grace_s: number;
   skip_retry_conditions: string[];
   retry_config: Record<string, number>;
+  secrets: string[] | null;
   endpoints: EndpointSpec[];
   openapi: string;
 }
@@ -85,8 +90,11 @@ export interface AppSummary {
   ephemeral: boolean;
   state: AppState;
   state_reason: string | null;
+  split_revision: string | null;
+  split_percent: number;
   urls: Urls;
   deployed_at: string;
+  stale_secrets: string[];
 }
 
 /** Who may call an app. Source: fal, "Authentication Modes". */
@@ -150,11 +158,40 @@ export interface CellRef {
   line: number | null;
 }
 
+/** A deployment as it would be; nothing of it has happened. */
+export interface DeployPlan {
+  plan_id: string;
+  expires_at: string;
+  app_name: string;
+  endpoint_id: string;
+  environment: string;
+  is_required: boolean;
+  changed: boolean;
+  production: Production | null;
+  source: PlannedSource;
+  auth: AuthMode;
+  strategy: Strategy;
+  detach: boolean;
+  reset_scale: boolean;
+  message: string | null;
+  image: PlannedImage;
+  setup_s: number | null;
+  setup_starts: number;
+  captures: PlannedCapture[];
+  settings: PlannedSetting[];
+  endpoints: EndpointSpec[];
+  idle_runners: number;
+  idle_machine: string;
+  keep_alive_s: number;
+  idle_price_per_hour: number;
+}
+
 /** Body of `POST /api/v1/deployments`; blobs named here were uploaded before. */
 export interface DeployRequest {
   spec: AppSpec;
   manifest: BundleManifest;
   app_name: string | null;
+  environment: string;
   auth: AuthMode | null;
   strategy: Strategy;
   ephemeral: boolean;
@@ -163,6 +200,9 @@ export interface DeployRequest {
   no_cache: boolean;
   force: boolean;
   message: string | null;
+  annotations: Record<string, string>;
+  detach: boolean;
+  reset_scale: boolean;
   notebook: string | null;
 }
 
@@ -195,7 +235,7 @@ export interface DeploymentPhase {
 }
 
 /** Where a deployment stands; the last five are final. */
-export type DeploymentState = 'building' | 'verifying' | 'switching' | 'draining' | 'done' | 'aborted' | 'cancelled' | 'superseded' | 'failed';
+export type DeploymentState = 'building' | 'verifying' | 'switching' | 'draining' | 'rolling_out' | 'done' | 'aborted' | 'cancelled' | 'superseded' | 'failed';
 
 /** One `@endpoint` method. */
 export interface EndpointSpec {
@@ -269,11 +309,60 @@ export interface MachineType {
   memory_mb: number;
   gpu: string | null;
   gpus: number;
+  is_share: boolean;
   available: boolean;
+  count: number;
+  free: number;
 }
 
 /** Mark of one step in a deployment's track. */
 export type PhaseState = 'next' | 'now' | 'done' | 'cached' | 'failed';
+
+/** One variable that travels with the class. */
+export interface PlannedCapture {
+  name: string;
+  state: 'same' | 'changed' | 'new' | 'gone';
+  size_bytes: number | null;
+  size_before: number | null;
+  cell: CellRef | null;
+}
+
+/** The environment that the runners will have. */
+export interface PlannedImage {
+  hash: string;
+  is_cached: boolean;
+  size_bytes: number | null;
+  layers: string[][];
+  uses_cache: boolean;
+}
+
+/** One row of the effective difference; values as people read them. */
+export interface PlannedSetting {
+  name: string;
+  title: string;
+  now: string;
+  after: string;
+  source: 'code' | 'inherited' | 'default';
+  not_applied: string | null;
+}
+
+/** Where the class stands and how it differs from the one that serves. */
+export interface PlannedSource {
+  class_name: string;
+  notebook: string | null;
+  cell: CellRef | null;
+  added: number;
+  removed: number;
+  diff: string;
+}
+
+/** What serves now. */
+export interface Production {
+  revision: string;
+  author: string | null;
+  created_at: string;
+  auth: AuthMode;
+}
 
 /** A runner as `runners list` shows it; fields of fal's CLI first. */
 export interface RunnerInfo {
@@ -296,6 +385,7 @@ export interface RunnerInfo {
   ended_at: string | null;
   reason: string | null;
   error: ErrorBody | null;
+  stale_secrets: string[];
 }
 
 /** A runner's state in fal's words. */
@@ -313,6 +403,8 @@ export interface ScaleSpec {
   request_timeout: number | null;
   request_start_timeout: number | null;
   startup_timeout: number | null;
+  machine_types: string[] | null;
+  valid_regions: string[] | null;
 }
 
 /** The life of a kernel or terminal that owns temporary apps. */
@@ -342,4 +434,9 @@ export interface Urls {
   run: string;
   queue: string;
   playground: string;
+}
+
+/** Base: frozen values, unknown fields ignored. */
+export interface Wire {
+
 }

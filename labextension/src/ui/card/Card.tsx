@@ -11,8 +11,9 @@ import { LogFold } from '../logs/LogView';
 import { LivePlayground } from '../playground/LivePlayground';
 import { faceOf, type Face } from './face';
 import { factsOf, FactsLine } from './Facts';
+import { PlanCard } from './Plan';
 import { errorText, Place, Problem } from './Problem';
-import { readSaved, type Saved } from './saved';
+import { readPlan, readSaved, type Saved } from './saved';
 import { Prose } from '../base/parts';
 
 export interface CardProps {
@@ -21,7 +22,13 @@ export interface CardProps {
   data: unknown;
 }
 
+/** What an output is: a plan that waits for a word, or an app. */
 export function Card({ host, data }: CardProps): JSX.Element {
+  const plan = readPlan(data);
+  return plan ? <PlanCard host={host} saved={plan} /> : <AppCard host={host} data={data} />;
+}
+
+export function AppCard({ host, data }: CardProps): JSX.Element {
   const saved = readSaved(data);
   const link = useTransport(host, saved.instance, saved.stage === 'sent');
   const [view, dispatch] = useReducer(reduceApp, NO_APP);
@@ -37,7 +44,7 @@ export function Card({ host, data }: CardProps): JSX.Element {
 }
 
 /** Find the backend that an output names; again on demand. */
-function useTransport(host: Host, instance: string, isWanted: boolean) {
+export function useTransport(host: Host, instance: string, isWanted: boolean) {
   const [round, setRound] = useState(0);
   const [found, setFound] = useState<{ transport: Transport | null; known: boolean | null }>({ transport: null, known: null });
   useEffect(() => {

@@ -1,5 +1,5 @@
 // What an output in a notebook says of itself. It comes from a file: parsed, bounded, never trusted.
-import type { ErrorBody } from '../../api/wire.gen';
+import type { DeployPlan, ErrorBody } from '../../api/wire.gen';
 
 /** One endpoint, requirement line, capture, as saved; texts only. */
 export interface Facts {
@@ -41,6 +41,23 @@ export function readSaved(data: unknown): Saved {
     facts: readFacts(raw['facts']),
     savedAt: Date.parse(text(raw['saved_at'])) || null
   };
+}
+
+/** A plan as saved: enough of it is checked to draw it; it is never acted on, only its id is asked for. */
+export interface SavedPlan {
+  instance: string;
+  plan: DeployPlan;
+}
+
+/** Return the plan in an output; null where the output is no plan, or an unreadable one. */
+export function readPlan(data: unknown): SavedPlan | null {
+  const raw = record(data);
+  const plan = record(raw['plan']);
+  const isWhole = ['source', 'image'].every(name => Object.keys(record(plan[name])).length) && ['settings', 'captures', 'endpoints'].every(name => Array.isArray(plan[name]));
+  if (raw['kind'] !== 'plan' || !isWhole || !/^p-[0-9a-f]{16}$/.test(text(plan['plan_id']))) {
+    return null;
+  }
+  return { instance: text(raw['instance']), plan: plan as unknown as DeployPlan };
 }
 
 function readProblem(data: unknown): ErrorBody | null {
