@@ -226,6 +226,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Served: _served,
     Exports: _exports,
     Versions: _versions,
+    Told: _ended,
     **dict.fromkeys(_REVISIONS, _revisions.said),
 }
 """Results that are said in words; all others are tables."""

@@ -12,14 +12,17 @@ from fal_notebook.commands.results import (
     AppsListed,
     Check,
     Diagnosed,
+    EnvironmentsListed,
     Frame,
     LinesShown,
     MachinesListed,
     Progress,
+    SecretsListed,
     Served,
     Shipped,
     Stage,
     Stopped,
+    Told,
     Verdict,
 )
 from fal_notebook.errors import RunnerError, Where
@@ -36,6 +39,7 @@ from fal_notebook.wire import (
     LogLine,
     MachineType,
 )
+from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OPENAPI = {
@@ -270,3 +274,22 @@ def test_a_deployment_has_the_agreed_document() -> None:
         "ephemeral",
     }
     assert found["urls"]["run"].startswith("http://h:1/run/")
+
+
+def test_what_was_done_is_said_and_secrets_are_listed_without_values() -> None:
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    said = Told("Set T in environment main.", {"secrets": []})
+    assert render.text(said) == "Set T in environment main."
+    assert "Set T" in render.bundle(said)["text/html"]
+    assert render.document(said) == {"secrets": []}
+    listed = SecretsListed((SecretInfo(name="T", environment="staging", created_at=when),))
+    assert "staging" in render.text(listed)
+    assert render.document(listed)["secrets"][0]["name"] == "T"
+    environments = EnvironmentsListed((EnvironmentInfo(name="main", is_default=True, created_at=when),))
+    assert "main" in render.text(environments)
+    assert set(render.document(environments)["environments"][0]) == {
+        "name",
+        "description",
+        "is_default",
+        "created_at",
+    }
