@@ -457,6 +457,29 @@ class BuildSpec:
     runtime_requirements: tuple[str, ...]
 
 
+class ImageFolder(Protocol):
+    """An image on the disk."""
+
+    @property
+    def hash(self) -> str: ...
+    @property
+    def used_at(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    @property
+    def built_at(self) -> float:
+        """When its present generation was built."""
+        ...
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def has_old(self) -> bool:
+        """Generations that were replaced lie beside the present one."""
+        ...
+
+
 class Builder(Protocol):
     """Makes images."""
 
@@ -488,6 +511,18 @@ class Builder(Protocol):
 
     def last_used(self) -> str | None:
         """Return the ready image that was used last."""
+        ...
+
+    def kept_images(self) -> Sequence[ImageFolder]:
+        """Return the images on the disk."""
+        ...
+
+    async def remove(self, hash: str) -> None:
+        """Take an image from the disk; a build of it waits meanwhile."""
+        ...
+
+    async def remove_old_generations(self, hash: str) -> int:
+        """Take from the disk what a forced build has replaced, and return how many went."""
         ...
 
 

@@ -84,6 +84,7 @@ from fal_backend.services.environments import Environments
 from fal_backend.services.files import FileLimits, Files
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.idleness import Idleness
+from fal_backend.services.image_sweep import ImageSweep, image_days
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import Ledger
 from fal_backend.services.logs import Logs
@@ -137,6 +138,7 @@ class _House:
     reconcile: Reconcile
     sessions: Sessions
     warmth: Warmth
+    image_sweep: ImageSweep
     idleness: Idleness
     streams: Streams
     files: Files
@@ -246,6 +248,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     secrets = _secrets(settings, ledger, reconcile, fleet)
     warmth = Warmth(builder, fleet, reconcile.post, account.nickname)
     sessions.on_open = warmth.ring
+    image_sweep = ImageSweep(
+        builder=builder,
+        store=store,
+        ledger=ledger,
+        provider=hosts,
+        post=reconcile.post,
+        days=image_days(os.environ),
+    )
     catalog = Catalog(
         store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, nodes=nodes
     )
@@ -385,6 +395,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         reconcile,
         sessions,
         warmth,
+        image_sweep,
         idleness,
         streams,
         files,
@@ -469,6 +480,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("files", house.files.run()),
         _task("devices", house.devices.run()),
         _task("warmth", house.warmth.run(house.adopted)),
+        _task("images", house.image_sweep.run()),
         _task("queue", house.queue.run(house.adopted)),
         _task("webhooks", house.webhooks.run()),
         _task("request log", house.request_log.run()),

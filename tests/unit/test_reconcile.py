@@ -21,6 +21,7 @@ from fal_backend.ports import (
     HostLost,
     HostNews,
     HostState,
+    ImageFolder,
     LogRecord,
     StartOrder,
     ZygoteOrder,
@@ -83,6 +84,14 @@ class FakeBuilder:
 
     def last_used(self) -> str | None:
         return None
+
+    def kept_images(self) -> list[ImageFolder]:
+        return []
+
+    async def remove(self, hash: str) -> None: ...
+
+    async def remove_old_generations(self, hash: str) -> int:
+        return 0
 
 
 class FakeBlobs:

@@ -35,6 +35,14 @@ from fal_backend.adapters.builder_uv.interpreter import find_interpreter
 from fal_backend.adapters.builder_uv.lock import BuildLock, take_lock
 from fal_backend.adapters.builder_uv.process import Finished, run_command
 from fal_backend.adapters.builder_uv.runtime_copy import copy_runtime
+from fal_backend.adapters.builder_uv.sweep import (
+    MARKER,
+    USED,
+    Kept,
+    kept_images,
+    remove_image,
+    remove_old_generations,
+)
 from fal_backend.domain.cachekey import image_hash, normalise_layers, parse_layer
 from fal_backend.ports import BuildSpec
 from fal_notebook.errors import RequirementsError
@@ -44,9 +52,6 @@ __all__ = ["UvBuilder"]
 
 log = structlog.get_logger()
 
-MARKER = "READY"
-USED = "USED"
-"""An empty file whose time says when the image was used last."""
 BUILD_TIMEOUT_S = 3600.0
 LOOKUP_TIMEOUT_S = 15.0
 
@@ -140,6 +145,23 @@ class UvBuilder:
             (hash for hash in sorted(used, key=used.__getitem__, reverse=True) if self.is_ready(hash)), None
         )
 
+    def kept_images(self) -> list[Kept]:
+        """Return the images on the disk."""
+        return kept_images(self._places.images)
+
+    async def remove(self, hash: str) -> None:
+        """Take an image from the disk; a build of it waits meanwhile."""
+        async with take_lock(self._lock_path(hash)):
+            await asyncio.to_thread(remove_image, self._folder(hash))
+
+    async def remove_old_generations(self, hash: str) -> int:
+        """Take from the disk what a forced build has replaced, and return how many went."""
+        async with take_lock(self._lock_path(hash)):
+            return await asyncio.to_thread(remove_old_generations, self._folder(hash))
+
+    def _lock_path(self, hash: str) -> Path:
+        return self._places.images / f".{hash}.lock"
+
     def _folder(self, hash: str) -> Path:
         return self._places.images / hash
 
@@ -151,7 +173,7 @@ class UvBuilder:
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self._locks.setdefault(spec.hash, asyncio.Lock()))
-                lock = await stack.enter_async_context(take_lock(self._places.images / f".{spec.hash}.lock"))
+                lock = await stack.enter_async_context(take_lock(self._lock_path(spec.hash)))
                 if self.is_ready(spec.hash) and not force:
                     return self._size(spec.hash)
                 return await self._build(spec, lock, refresh=force)
