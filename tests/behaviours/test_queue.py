@@ -1,4 +1,4 @@
-"""S-27, S-34 to S-41, S-55, S-56, S-59: the queue, and what a runner's answer means for request and runner."""
+"""S-27, S-32, S-34 to S-41, S-55, S-56, S-59: the queue, and what a runner's answer means for request and runner."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ class Moods(fal.App):
         status = inp.answers[min(n, len(inp.answers)) - 1]
         return JSONResponse({"pid": os.getpid(), "tries": n}, status, headers=inp.told)
 
+    @fal.endpoint("/raises")
+    async def raises(self, inp: In) -> dict:
+        self.tries(inp.name)
+        raise RuntimeError("not caught")
+
     @fal.endpoint("/dies")
     async def dies(self, inp: In) -> dict:
         if self.tries(inp.name) == 1:
@@ -61,6 +66,12 @@ def moody(shared: Stack) -> Stack:
     """The shared backend with an App that answers as it is told."""
     shared.deploy(MOODS, name="moods.py")
     return shared
+
+
+@pytest.fixture(scope="module", autouse=True)
+def endless(moody: Stack) -> str:
+    """A request that is answered 504 for ever: its pauses pass while the other tests run."""
+    return submit(moody, name="s41", answers=[504])
 
 
 def ask(where: Stack, path: str, method: str = "GET", app: str = "moods", **more: Any) -> httpx.Response:
@@ -143,6 +154,42 @@ def test_s036_a_504_is_tried_again_and_the_runner_stays(moody: Stack) -> None:
     assert alive(first)
 
 
+@pytest.mark.parametrize("status", [500, 501, 502, 507])
+def test_s037_any_other_5xx_is_not_tried_again_and_the_runner_stays(moody: Stack, status: int) -> None:
+    name = f"s37-{status}"
+    answer = finished(moody, submit(moody, name=name, answers=[status, 200]))
+    assert (answer.status_code, answer.json()["tries"]) == (status, 1)
+    assert pids(moody, name) == [answer.json()["pid"]]
+    assert alive(answer.json()["pid"])
+
+
+def test_s037_an_exception_that_is_not_caught_is_a_500(moody: Stack) -> None:
+    answer = finished(moody, submit(moody, "/raises", name="s37-raises"))
+    assert answer.status_code == 500
+    (pid,) = pids(moody, "s37-raises")
+    assert alive(pid)
+
+
+def test_s032_a_runner_lives_by_what_it_answers(moody: Stack) -> None:
+    """No health endpoint is asked: the same runner stays over every status but 503, and ends with that."""
+    one = MOODS.replace("class Moods(", "class Steady(").replace("max_concurrency = 2", "max_concurrency = 1")
+    moody.deploy(one, name="steady.py")
+    statuses = [200, 204, 404, 429, 500, 502, 504]
+    answers = [
+        finished(moody, submit(moody, app="steady", name=f"s32-{status}", answers=[status, 200]), "steady")
+        for status in statuses
+    ]
+    assert [answer.status_code for answer in answers] == [200, 204, 404, 429, 500, 502, 200]
+    (pid,) = {pid for status in statuses for pid in pids(moody, f"s32-{status}")}
+    assert alive(pid)
+    assert (
+        finished(moody, submit(moody, app="steady", name="s32-503", answers=[503, 200]), "steady").status_code
+        == 200
+    )
+    assert pids(moody, "s32-503")[0] == pid
+    wait_for("the runner to be gone", lambda: not alive(pid))
+
+
 def test_s038_a_direct_503_is_not_tried_again(moody: Stack) -> None:
     answer = moody.call("moods", {"name": "s38", "answers": [503, 200]})
     assert answer.status_code == 503
@@ -177,13 +224,6 @@ def test_s041_the_app_may_opt_out_of_retries(moody: Stack) -> None:
     request_id = submit(moody, app="sure", name="s41-app", answers=[504])
     assert finished(moody, request_id, "sure").status_code == 504
     assert len(pids(moody, "s41-app")) == 1
-
-
-@pytest.mark.slow
-def test_s041_retries_are_bounded(moody: Stack) -> None:
-    answer = finished(moody, submit(moody, name="s41", answers=[504]), deadline_s=110)
-    assert answer.status_code == 504
-    assert len(pids(moody, "s41")) == 10
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +291,10 @@ def test_s059_a_request_survives_the_kill_of_its_runner(moody: Stack) -> None:
     assert answer.status_code == 200
     first, second = pids(moody, "s59")
     assert first == pid != second == answer.json()["pid"]
+
+
+def test_s041_retries_are_bounded(moody: Stack, endless: str) -> None:
+    """The last test here: its request was submitted before the first."""
+    answer = finished(moody, endless, deadline_s=110)
+    assert answer.status_code == 504
+    assert len(pids(moody, "s41")) == 10
