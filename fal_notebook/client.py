@@ -76,6 +76,7 @@ class Client:
     flush_queue = _synced(AsyncClient.flush_queue)
     machines = _synced(AsyncClient.machines)
     nodes = _synced(AsyncClient.nodes)
+    simulate = _synced(AsyncClient.simulate)
     environments = _synced(AsyncClient.environments)
     create_environment = _synced(AsyncClient.create_environment)
     delete_environment = _synced(AsyncClient.delete_environment)

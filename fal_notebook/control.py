@@ -45,7 +45,7 @@ from fal_notebook.wire_deploy import (
     RevisionPage,
     SetRevision,
 )
-from fal_notebook.wire_machines import NodeInfo
+from fal_notebook.wire_machines import NodeInfo, Simulated, SimulateRequest
 from fal_notebook.wire_plan import DeployPlan
 from fal_notebook.wire_secrets import (
     EnvironmentDeleted,
@@ -218,6 +218,12 @@ class AsyncClient:
     async def requests(self, params: dict[str, str]) -> list[CallInfo]:
         """Return lines of the request log, newest first (params: app, status, since, request, limit)."""
         return await self._list("/api/v1/requests", "requests", CallInfo, params)
+
+    async def simulate(self, alias: str, request: SimulateRequest) -> Simulated:
+        """Replay an app's traffic under its settings and under others. Raises: NotFoundError, UsageError."""
+        data = request.model_dump_json(exclude_unset=True).encode()
+        answer = await self._send("POST", f"/api/v1/apps/{alias}/simulate", content=data, timeout=120.0)
+        return self._parsed(answer, Simulated)
 
     async def nodes(self) -> list[NodeInfo]:
         """Return the nodes, their devices and who holds them."""

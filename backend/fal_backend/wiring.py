@@ -99,6 +99,7 @@ from fal_backend.services.revisions import KEPT, Revisions
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
+from fal_backend.services.simulation import Simulation
 from fal_backend.services.starts import Starts
 from fal_backend.services.usage import UsageLedger
 from fal_backend.services.warmth import Warmth
@@ -358,6 +359,9 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         tracer=tracer,
     )
     devices = Devices(ledger, nodes, reconcile, hosts)
+    simulation = Simulation(
+        ledger=ledger, fleet=fleet, nodes=nodes, log=request_log, prices=prices.per_second
+    )
     edge = Edge(
         gateway,
         control_app(
@@ -366,7 +370,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             revision_routes(control, catalog, revisions, apps, queue),
             plan_routes(control, catalog, Plans(deploy=deploy, store=store, ledger=ledger)),
             environment_routes(environments, secrets),
-            machine_routes(machines, devices),
+            machine_routes(machines, devices, simulation),
             request_routes(request_log),
             account_routes(accounts),
             usage_routes(usage, accounts, prices=prices.per_second, currency=prices.currency),

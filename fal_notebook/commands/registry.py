@@ -57,6 +57,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("deploy", "Deploy an App under a URL that stays", "deploy"),
     Entry("apps list", "List deployed apps", "apps"),
     Entry("apps delete", "Delete an app; its URL is gone", "apps"),
+    Entry("apps simulate", "Replay an app's traffic under other settings", "simulate"),
     Entry("apps scale", "Change settings of an app, at once and for later deployments", "scaling"),
     Entry("apps rollout", "Replace an app's runners by new ones of the same revision", "scaling"),
     Entry("apps runners", "List an app's runners", "scaling"),

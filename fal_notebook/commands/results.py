@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RunnerInfo,
     )
     from fal_notebook.wire_deploy import QueueSize, Restarted, RevisionDetail, RevisionDiff, RevisionPage
+    from fal_notebook.wire_machines import Simulated
     from fal_notebook.wire_plan import DeployPlan
     from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
@@ -30,6 +31,7 @@ __all__ = [
     "AppDeleted",
     "AppRestarted",
     "AppScaled",
+    "AppSimulated",
     "AppsListed",
     "Check",
     "Checked",
@@ -241,6 +243,13 @@ class RevisionDeleted:
 
 
 @dataclass(frozen=True)
+class AppSimulated:
+    """What two policies would have done with the same calls."""
+
+    result: Simulated
+
+
+@dataclass(frozen=True)
 class AppScaled:
     """An app with its settings as they are now."""
 
@@ -383,6 +392,7 @@ Result: TypeAlias = (
     | RevisionDiffed
     | RevisionSet
     | RevisionDeleted
+    | AppSimulated
     | AppScaled
     | AppRestarted
     | QueueSized

@@ -11,6 +11,7 @@ from fal_notebook.commands.results import (
     AppDeleted,
     AppRestarted,
     AppScaled,
+    AppSimulated,
     Checked,
     Exports,
     LinesShown,
@@ -36,6 +37,7 @@ from fal_notebook.render import access as _access
 from fal_notebook.render import html as _html
 from fal_notebook.render import plan as _plan
 from fal_notebook.render import revisions as _revisions
+from fal_notebook.render import simulation as _simulation
 from fal_notebook.render import text as _text
 from fal_notebook.render.document import document, error_document
 from fal_notebook.render.tables import rows_of
@@ -219,6 +221,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Shipped: lambda result: _text.card(result.progress),
     Planned: _plan.text,
     Checked: _checked,
+    AppSimulated: _simulation.said,
     Stopped: _ended,
     AppDeleted: _ended,
     RunnerStopped: _ended,

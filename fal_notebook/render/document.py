@@ -12,6 +12,7 @@ from fal_notebook.commands.results import (
     AppDeleted,
     AppRestarted,
     AppScaled,
+    AppSimulated,
     AppsListed,
     Checked,
     Diagnosed,
@@ -148,6 +149,7 @@ _SHAPES: dict[type, Callable[[Any], dict[str, Any]]] = {
     RevisionDiffed: lambda result: result.diff.model_dump(mode="json"),
     RevisionSet: _set,
     RevisionDeleted: lambda result: {"revision": result.revision, "deleted": True},
+    AppSimulated: lambda result: result.result.model_dump(mode="json"),
     AppScaled: lambda result: result.app.model_dump(
         mode="json", exclude={"openapi", "captures", "runners", "deployment", "endpoints"}
     ),

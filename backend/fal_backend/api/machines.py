@@ -10,8 +10,9 @@ from fastapi import FastAPI
 
 from fal_backend.api.control import PREFIX, Who
 from fal_backend.services.devices import Devices
+from fal_backend.services.simulation import Simulation
 from fal_notebook.wire import MachineType
-from fal_notebook.wire_machines import MachineRequest, NodeInfo
+from fal_notebook.wire_machines import MachineRequest, NodeInfo, Simulated, SimulateRequest
 
 __all__ = ["CatalogueFile", "machine_routes"]
 
@@ -28,7 +29,9 @@ class CatalogueFile(Protocol):
         ...
 
 
-def machine_routes(file: CatalogueFile, devices: Devices) -> Callable[[FastAPI], None]:
+def machine_routes(
+    file: CatalogueFile, devices: Devices, simulation: Simulation
+) -> Callable[[FastAPI], None]:
     """Return what adds the routes to the control API."""
 
     async def put_machine(name: str, body: MachineRequest, who: Who) -> MachineType:
@@ -51,12 +54,17 @@ def machine_routes(file: CatalogueFile, devices: Devices) -> Callable[[FastAPI],
         await devices.release(name, uuid)
         return {"uuid": uuid}
 
+    async def simulate(alias: str, body: SimulateRequest, who: Who) -> Simulated:
+        """Replay an app's traffic under its settings and under others."""
+        return await simulation.compare(who.account, alias, body)
+
     def install(app: FastAPI) -> None:
         routes = (
             ("PUT", "/machines/{name}", put_machine),
             ("DELETE", "/machines/{name}", drop_machine),
             ("GET", "/nodes", list_nodes),
             ("POST", "/nodes/{name}/devices/{uuid}/release", release),
+            ("POST", "/apps/{alias}/simulate", simulate),
         )
         for method, path, handler in routes:
             app.add_api_route(PREFIX + path, handler, methods=[method], name=handler.__name__)
