@@ -82,3 +82,14 @@ def test_without_multiplexing_every_batch_is_one(shared: Stack) -> None:
         answers = list(pool.map(lambda pair: shared.call("one-by-one", {"pixels": pair[0]}).json(), held_out))
     assert {a["batch"] for a in answers} == {1}
     assert [a["digit"] for a in answers] == [digit for _, digit in held_out]
+
+
+@pytest.mark.timeout(400)
+def test_a_picture_goes_in_and_another_comes_out(shared: Stack) -> None:
+    shown, book = execute(shared, "02_files.ipynb")
+    assert "640 x 427, 6 colors, image/png" in shown
+    assert "as large as it was said: True" in shown
+    assert "2 colors left" in shown
+    assert any(
+        "image/png" in output.get("data", {}) for cell in book.cells for output in cell.get("outputs", [])
+    )

@@ -40,6 +40,8 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;\s*[\w.+-]+=(\"[^\"\\]*\"|[\w.+-]+))*", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _BINARY = "application/octet-stream"
+_SOCKET_HOST = "localhost"
+"""Host, without a port, in what comes over the unix socket: nobody reaches us there by TCP."""
 
 
 class _Left(Exception):
@@ -389,7 +391,8 @@ class Storage:
         if who is not None and who.is_runner:
             host = asked.text(b"x-forwarded-host") or ""
             scheme = asked.text(b"x-forwarded-proto")
-            if self._is_ours(host):
+            is_socket = host == _SOCKET_HOST and scheme != "https"
+            if self._is_ours(host) and not is_socket:
                 return f"{'https' if scheme == 'https' else 'http'}://{host}"
             return self._url
         host = asked.text(b"host") or ""
