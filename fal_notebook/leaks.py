@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fal_notebook.wire_secrets import is_telling
+
 __all__ = ["Leak", "find_leak", "known_values", "masked_source", "remember"]
 
-_SHORTEST = 8
 _SENSITIVE = re.compile(
     r"(?:^|_)(?:API_?KEY|ACCESS_?KEY|SECRET_?KEY|PRIVATE_?KEY|AUTH_?KEY|FAL_KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|"
     r"CREDENTIALS?|PAT)$",
@@ -59,7 +60,7 @@ def known_values(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the values that must not be sent, by name."""
     env = os.environ if environ is None else environ
     found = {name: text for name, text in env.items() if _SENSITIVE.search(name)} | _set_here
-    return {name: text for name, text in found.items() if _is_telling(text)}
+    return {name: text for name, text in found.items() if is_telling(text)}
 
 
 def find_leak(
@@ -92,12 +93,3 @@ def masked_source(text: str, known: Mapping[str, str] | None = None) -> str:
             raw = pattern.sub(b"***", raw)
         text = raw.decode("utf-8", "surrogatepass")
     return text
-
-
-def _is_telling(text: str) -> bool:
-    """True for a text that is hardly anything else: no word, no short number, no path."""
-    if len(text) < _SHORTEST or text.startswith(("/", "~", "./")):
-        return False
-    if text.isalpha() and (text.islower() or text.istitle()):
-        return False
-    return not (text.isdigit() and len(text) < 2 * _SHORTEST)

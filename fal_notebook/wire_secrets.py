@@ -26,6 +26,7 @@ __all__ = [
     "SecretSet",
     "SecretsRotated",
     "full_alias",
+    "is_telling",
     "split_alias",
 ]
 
@@ -42,6 +43,7 @@ MASKED_FROM = 6
 """Shortest value, in characters, that is masked in logs: shorter ones would mask half of every line."""
 
 _MARK = "--"
+_TELLING = 8
 
 
 def full_alias(name: str, environment: str) -> str:
@@ -55,6 +57,15 @@ def split_alias(alias: str) -> tuple[str, str]:
     """Return (name, environment) of an alias."""
     name, mark, environment = alias.rpartition(_MARK)
     return (name, environment) if mark and name and environment else (alias, MAIN)
+
+
+def is_telling(value: str) -> bool:
+    """True for a text that is hardly anything else than this value: no word, no short number, no path."""
+    if len(value) < _TELLING or value.startswith(("/", "~", "./")):
+        return False
+    if value.isalpha() and (value.islower() or value.istitle()):
+        return False
+    return not (value.isdigit() and len(value) < 2 * _TELLING)
 
 
 class EnvironmentRequest(Wire):

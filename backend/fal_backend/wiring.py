@@ -260,7 +260,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     catalog = Catalog(
         store=store, ledger=ledger, dispatch=dispatch, capacity=capacity, fleet=fleet, nodes=nodes
     )
-    catalog.stale_of = secrets.stale_of
+    catalog.stale_of, deploy.named_in = secrets.stale_of, secrets.named_in
     payloads = PayloadFolder(places)
     tracer = open_tracer(os.environ, instance_id=settings.instance_id, version=_version())
     courier = RunnerCourier(payloads)

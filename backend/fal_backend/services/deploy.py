@@ -13,8 +13,9 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -169,6 +170,8 @@ class Deploy:
         self._nodes = nodes
         self.on_revision: Callable[[AppKey], None] = lambda key: None
         """Told of each app that got another revision."""
+        self.named_in: Callable[[str, Path], Awaitable[str | None]] = _nobody_knows
+        """(account, file): asked for the name of a secret whose value stands in a file."""
 
     def forecast(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Forecast:
         """Return what `deploy` would do with this request now, and do nothing.
@@ -190,6 +193,7 @@ class Deploy:
         ConflictError `deploy.plan_stale`.
         """
         plan = self._plan(request, account, author)
+        await self._check_leak(request.manifest, account)
         manifest_json = request.manifest.model_dump_json()
         bundle = Bundle(plan.bundle, account, request.manifest.payload_sha256, manifest_json, _now())
         await self._store.write(lambda tx: tx.put(bundle), OpClass.ACCEPT)
@@ -273,6 +277,17 @@ class Deploy:
         if session is None or session.account != account:
             raise NotFoundError("The session has ended.", fix="Open a new one.", code="session.not_found")
         return session.id
+
+    async def _check_leak(self, manifest: BundleManifest, account: str) -> None:
+        """Refuse a bundle that holds a secret which the notebook that sent it did not know."""
+        name = await self.named_in(account, self._blobs.path(manifest.payload_sha256))
+        if name is not None:
+            raise BundleError(
+                f"The bundle holds the value of the secret `{name}`: whoever has it could read it.",
+                fix=f'Read it on the runner with `os.environ["{name}"]`, in `setup()`.',
+                code="bundle.secret_value",
+                details={"secret": name},
+            )
 
     def _check_blobs(self, manifest: BundleManifest) -> None:
         missing = [one for one in [manifest.payload_sha256, *manifest.buffers] if not self._blobs.has(one)]
@@ -385,6 +400,10 @@ def stale_plan(app: str) -> ConflictError:
         fix="Check again.",
         code="deploy.plan_stale",
     )
+
+
+async def _nobody_knows(account: str, path: Path) -> str | None:
+    return None
 
 
 def _bundle_id(account: str, manifest: BundleManifest) -> str:

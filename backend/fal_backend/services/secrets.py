@@ -7,9 +7,11 @@ event or log line holds one. A change reaches runners that start afterwards; tho
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
@@ -31,11 +33,14 @@ from fal_backend.services.ledger import Draft, Ledger
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.views import moment
 from fal_notebook.errors import LimitError, NotFoundError
-from fal_notebook.wire_secrets import MAIN, SecretInfo, SecretSet, SecretsRotated, split_alias
+from fal_notebook.wire_secrets import MAIN, SecretInfo, SecretSet, SecretsRotated, is_telling, split_alias
 
 __all__ = ["Secrets"]
 
 log = structlog.get_logger()
+
+_LOOKED_AT = 64 * 1024 * 1024
+"""Bytes of a bundle that are searched."""
 
 
 class Secrets:
@@ -113,6 +118,16 @@ class Secrets:
     def stale_of(self, row: Runner) -> list[str]:
         """Return the names of secrets that a runner does not have as they are now."""
         return stale_names(row.secrets_json or "{}", self.rows_for(row.account, row.app, row.revision))
+
+    async def named_in(self, account: str, path: Path) -> str | None:
+        """Return the name of a secret of an account whose value stands in a file, None when none does."""
+        values: dict[str, bytes] = {}
+        for row in self._ledger.all(Secret):
+            if row.account == account and self._box.knows(self._ledger.need(DataKey, row.data_key).master):
+                value = self._open(row)
+                if is_telling(value):
+                    values[row.name] = value.encode("utf-8", "surrogatepass")
+        return await asyncio.to_thread(_first_in, path, values) if values else None
 
     def check_environment(self, account: str, name: str) -> str:
         """Return the name of an environment that is there. Raises: NotFoundError with the nearest names."""
@@ -210,6 +225,11 @@ class Secrets:
             if row.account == account and split_alias(row.app)[1] == environment
         )
         return dict(sorted(Counter(row.app for row in rows if self.stale_of(row)).items()))
+
+
+def _first_in(path: Path, values: dict[str, bytes]) -> str | None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return next((name for name, value in values.items() if data.find(value, 0, _LOOKED_AT) >= 0), None)
 
 
 def _in(rows: Iterable[Secret], account: str, environment: str) -> list[Secret]:
