@@ -43,6 +43,8 @@ _ALLOWED: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         ("GET DELETE", rf"api/v1/apps/{_NAME}"),
         ("GET", rf"api/v1/deployments/{_NAME}"),
         ("POST", rf"api/v1/(deployments/{_NAME}/cancel|runners/{_NAME}/stop)"),
+        ("GET DELETE", rf"api/v1/plans/{_NAME}"),
+        ("POST", rf"api/v1/plans/{_NAME}/(confirm|again)"),
         ("GET", rf"api/v1/images/{_NAME}/log"),
         ("POST", r"rest/storage/upload/initiate(-multipart)?"),
         ("GET PUT", _FILE),

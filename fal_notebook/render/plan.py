@@ -99,7 +99,8 @@ def _current(plan: DeployPlan) -> str:
 def _source(plan: DeployPlan) -> str:
     source = plan.source
     cell = source.cell.execution_count if source.cell else None
-    where = [source.notebook, f"In [{cell}]" if cell is not None else None]
+    notebook = source.notebook.rpartition("/")[2] if source.notebook else None
+    where = [notebook, f"In [{cell}]" if cell is not None else None]
     parts = [source.class_name, *(part for part in where if part)]
     moved = f" (+{source.added} -{source.removed})" if source.added or source.removed else ""
     return ", ".join(parts) + moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 
 from fal_backend.api.control import PREFIX, Control, Who
 from fal_backend.services.catalog import Catalog
@@ -37,16 +37,16 @@ def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[F
         base = control.base_url(request)
         return await catalog.deployment_view(outcome.deployment, base, changed=outcome.changed)
 
-    async def drop(id: str, who: Who) -> Response:
+    async def drop(id: str, who: Who) -> dict[str, str]:
         """Forget a plan."""
         plans.drop(id, who.account)
-        return Response(status_code=204)
+        return {"plan_id": id}
 
     def install(app: FastAPI) -> None:
         app.add_api_route(f"{PREFIX}/plans", make, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}", shown, methods=["GET"])
         app.add_api_route(f"{PREFIX}/plans/{{id}}/again", again, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}/confirm", confirm, methods=["POST"], status_code=201)
-        app.add_api_route(f"{PREFIX}/plans/{{id}}", drop, methods=["DELETE"], status_code=204)
+        app.add_api_route(f"{PREFIX}/plans/{{id}}", drop, methods=["DELETE"])
 
     return install

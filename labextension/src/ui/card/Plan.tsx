@@ -254,7 +254,7 @@ function Source({ plan, host }: { plan: DeployPlan; host: Host }): JSX.Element {
   return (
     <Row name="Source">
       <code>{source.class_name}</code>
-      {source.notebook && ` in ${source.notebook}`}
+      {source.notebook && ` in ${source.notebook.split('/').pop()}`}
       {number != null && ', '}
       {number != null && <CellLink label={`In [${number}]`} cellId={source.cell?.cell_id ?? null} line={null} host={host} />}{' '}
       {source.diff && (
