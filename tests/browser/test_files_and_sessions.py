@@ -279,7 +279,9 @@ def test_a_realtime_session_in_the_cell_and_on_the_web(session: Session) -> None
             place.scroll_into_view_if_needed()
             both_themes(session, "session-open")
         else:
-            assert violations(session.page, "#fal") == []
+            for scheme in ("dark", "light"):
+                session.page.emulate_media(color_scheme=scheme)
+                assert violations(session.page, "#fal") == [], scheme
             session.picture("session-page")
         drawn.get_by_role("button", name="Disconnect").click()
         expect(drawn.get_by_role("status").filter(has_text="Disconnected")).to_be_visible()

@@ -176,7 +176,7 @@ function ImageOutput({ name, media, url, input }: { name: string; media: Media; 
   const shown = input === null ? null : (knownOf(input).local ?? door.show(input));
   const canCompare = size !== null && before !== null && Math.abs((size[0] * before[1]) / (size[1] * before[0]) - 1) < 0.02;
   const measured = size && !media.note.includes('\u00d7') ? `${size[0]} \u00d7 ${size[1]}` : '';
-  const note = failed || [measured, media.note].filter(Boolean).join(media.note.includes(',') ? ', ' : ' ');
+  const note = failed || [measured, media.note].filter(Boolean).join(/^[A-Z]/.test(media.note) ? ' ' : ', ');
   return (
     <Output icon="image" name={name} note={note} link={url} file={media.file} tools={canCompare && <CompareSwitch isOn={isComparing} onSwitch={compare} />}>
       {canCompare && isComparing && shown ? (
