@@ -52,7 +52,7 @@ from fal_backend.api.control import Control, Identity, control_app
 from fal_backend.api.courier import RunnerCourier
 from fal_backend.api.edge import Edge, serve
 from fal_backend.api.environments import environment_routes
-from fal_backend.api.events import Streams
+from fal_backend.api.events import Streams, encode_line
 from fal_backend.api.gateway import Gateway
 from fal_backend.api.machines import machine_routes
 from fal_backend.api.messages import MessageDoor
@@ -323,7 +323,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         deploy=deploy,
         sessions=sessions,
         images=images,
-        logs=Logs(hosts, ledger, bus),
+        logs=Logs(hosts, ledger, bus, encode_line),
         streams=streams,
         idleness=idleness,
     )

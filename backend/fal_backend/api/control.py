@@ -248,12 +248,12 @@ class Control:
         query = LogQuery(after=after, follow=follow, request=request, limit=limit)
         if runner is not None:
             row = await self._catalog.runner(who.account, runner)
-            return self._streams.respond(self._logs.of_runner(row, query), encode_line, ends=True, who=who)
+            return self._streams.respond_pieces(self._logs.of_runner(row, query), who=who)
         if app is None:
             raise UsageError("Name an app or a runner.", code="usage.invalid_request")
         key = (who.account, app)
         rows = await self._catalog.runner_history(key)
-        return self._streams.respond(self._logs.of_app(key, rows, query), encode_line, ends=True, who=who)
+        return self._streams.respond_pieces(self._logs.of_app(key, rows, query), who=who)
 
     async def build_log(self, hash: str, who: Who, after: int = 0, follow: bool = False) -> Response:
         """Stream the log of an image's build."""

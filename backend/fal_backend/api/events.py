@@ -31,6 +31,7 @@ PING_S = 10.0
 RESET = "reset"
 
 _WAITING = 1000
+_PIECES_WAITING = 8
 _PIECE = 64 * 1024
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -81,13 +82,24 @@ class Streams:
         self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool, who: Principal
     ) -> StreamingResponse:
         """Return the answer that streams a source to somebody; ends: say so when the source has no more."""
-        content = self._content(source, encoder, ends=ends, who=who)
+        content = self._content(source, encoder, _WAITING, ends=ends, who=who)
+        return StreamingResponse(content, media_type="text/event-stream", headers=_HEADERS)
+
+    def respond_pieces(self, source: AsyncIterator[bytes], *, who: Principal) -> StreamingResponse:
+        """Return the answer that streams what is encoded already, many items at once."""
+        content = self._content(source, bytes, _PIECES_WAITING, ends=True, who=who)
         return StreamingResponse(content, media_type="text/event-stream", headers=_HEADERS)
 
     async def _content(
-        self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool, who: Principal
+        self,
+        source: AsyncIterator[T],
+        encoder: Callable[[T], bytes],
+        waiting: int,
+        *,
+        ends: bool,
+        who: Principal,
     ) -> AsyncIterator[bytes]:
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(waiting)
         pump = asyncio.create_task(_pump(source, encoder, queue), name="stream")
         self.open += 1
         self._queues[queue] = who
