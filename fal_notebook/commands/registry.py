@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from fal_notebook.errors import UsageError
 
-__all__ = ["COMMANDS", "Command", "Entry", "HelpWanted", "find", "flag", "parse", "parser", "value"]
+__all__ = ["COMMANDS", "Command", "Entry", "HelpWanted", "find", "flag", "parse", "parser", "taken", "value"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +134,22 @@ def find(words: Sequence[str], *, door: str) -> tuple[Entry, list[str]]:
         else "Without a command, the list is printed."
     )
     raise UsageError(f"No command `{given}`.", fix=fix)
+
+
+def taken(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """Take a flag that every command has out of the words, and return its value. Raises: UsageError without one."""
+    kept: list[str] = []
+    found: str | None = None
+    rest = iter(words)
+    for word in rest:
+        given, equals, text = word.partition("=")
+        if given != name:
+            kept.append(word)
+            continue
+        found = text if equals else next(rest, "")
+        if not found:
+            raise UsageError(f"{name} needs a value.")
+    return found, kept
 
 
 def nearest(text: str, names: Sequence[str]) -> list[str]:

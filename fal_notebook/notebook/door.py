@@ -21,7 +21,7 @@ from fal_notebook.client import connect
 from fal_notebook.commands.context import Answer, Context, Target
 from fal_notebook.commands.deploy import AppArguments, run_target
 from fal_notebook.commands.reference import is_file_reference, load, own_apps
-from fal_notebook.commands.registry import HelpWanted, find, nearest, parse
+from fal_notebook.commands.registry import HelpWanted, find, nearest, parse, taken
 from fal_notebook.commands.results import Checked, Planned, Shipped
 from fal_notebook.config import resolve
 from fal_notebook.errors import AppError, FalError, UsageError
@@ -77,9 +77,10 @@ class Door:
         if not words:
             raise HelpWanted(overview() + "\n")
         entry, rest = find(words, door=DOOR)
+        team, rest = taken(rest, "--team")
         command = entry.load()
         arguments = parse(f"%fal {entry.name}", entry.summary, command.arguments, rest)
-        return command.run(arguments, self.context(card))
+        return command.run(arguments, self.context(card, team=team))
 
     def _ship(self, cls: type[App], args: AppArguments) -> None:
         card = Card(is_kernel=kernel.is_kernel(self.shell))
@@ -90,9 +91,9 @@ class Door:
         if isinstance(result, Checked):
             show(result)
 
-    def context(self, card: Card) -> Context:
+    def context(self, card: Card, *, team: str | None = None) -> Context:
         """Return what this notebook lends to a command."""
-        profile = resolve()
+        profile = resolve(team=team)
         return Context(
             door=DOOR,
             profile=profile,

@@ -108,15 +108,16 @@ class Catalog:
             raise NotFoundError(f'There is no app "{name}".', fix="`apps list` shows what there is.")
 
     async def public_app(self, owner: str, alias: str, base_url: str) -> AppDetail | None:
-        """Return an app that anyone may call, else None."""
+        """Return an app that anyone may call, without a key or with any; else None."""
         row = self._ledger.get(Alias, f"{owner}/{alias}")
-        if row is None or row.auth != AuthMode.PUBLIC:
+        if row is None or row.auth == AuthMode.PRIVATE:
             return None
         return await self._detail(row, base_url)
 
     async def public_apps(self, base_url: str) -> list[AppSummary]:
-        """Return the deployed apps that anyone may call."""
-        rows = [one for one in self._ledger.all(Alias) if one.auth == AuthMode.PUBLIC and one.session is None]
+        """Return the deployed apps that anyone may call: public and shared ones."""
+        aliases = self._ledger.all(Alias)
+        rows = [one for one in aliases if one.auth != AuthMode.PRIVATE and one.session is None]
         return [self._summary(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.id)]
 
     def check_environment(self, account: str, name: str | None) -> None:
