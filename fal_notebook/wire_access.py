@@ -93,6 +93,8 @@ class AccountInfo(BaseModel):
     """Manages this backend."""
     shared_enabled: bool = False
     """May deploy apps whose callers are charged."""
+    deploy_check: bool = False
+    """Each deployment is shown and confirmed first."""
     role: Role | None = None
     """The asker's place in it."""
     created_at: datetime
@@ -110,6 +112,7 @@ class AccountSetting(BaseModel):
 
     shared: bool | None = None
     admin: bool | None = None
+    deploy_check: bool | None = None
     full_name: str | None = Field(None, max_length=200)
 
 

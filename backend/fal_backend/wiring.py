@@ -368,7 +368,9 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             control,
             webhook_routes(webhooks),
             revision_routes(control, catalog, revisions, apps, queue),
-            plan_routes(control, catalog, Plans(deploy=deploy, store=store, ledger=ledger)),
+            plan_routes(
+                control, catalog, Plans(deploy=deploy, store=store, ledger=ledger, prices=prices.per_second)
+            ),
             environment_routes(environments, secrets),
             machine_routes(machines, devices, simulation),
             request_routes(request_log),

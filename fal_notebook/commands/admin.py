@@ -48,6 +48,7 @@ class SetArguments:
     name: str = value("Name of the person's or team's account")
     shared: Switch | None = flag("May it deploy shared apps, whose callers are charged?")
     admin: Switch | None = flag("May it manage this backend?")
+    deploy_check: Switch | None = flag("Must each of its deployments be shown and confirmed first?")
     full_name: str | None = flag("Name for people", metavar="TEXT")
 
 
@@ -72,9 +73,14 @@ def create(args: CreateArguments, ctx: Context) -> AccountMade:
 
 def change(args: SetArguments, ctx: Context) -> AccountChanged:
     """Say what an account may do. Raises: AuthError, NotFoundError, UsageError."""
-    if args.shared is None and args.admin is None and args.full_name is None:
+    wish = AccountSetting(
+        shared=_is_on(args.shared),
+        admin=_is_on(args.admin),
+        deploy_check=_is_on(args.deploy_check),
+        full_name=args.full_name,
+    )
+    if wish == AccountSetting():
         raise UsageError("Say what is to change.", fix="For example `--shared on`.")
-    wish = AccountSetting(shared=_is_on(args.shared), admin=_is_on(args.admin), full_name=args.full_name)
     return AccountChanged(ctx.connect().ask("PATCH", f"/api/v1/accounts/{args.name}", AccountInfo, body=wish))
 
 

@@ -84,7 +84,8 @@ def said(result: AccessResult) -> str:
         case AccountChanged():
             one = result.account
             shared, admin = _yes(one.shared_enabled), _yes(one.is_admin)
-            return f"{one.nickname}: shared apps {shared}, admin of this backend {admin}."
+            check = _yes(one.deploy_check)
+            return f"{one.nickname}: shared apps {shared}, admin of this backend {admin}, deployments checked {check}."
         case _:
             return ""
 

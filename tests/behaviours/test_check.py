@@ -254,3 +254,14 @@ def test_a_check_leaves_no_trace(shared: Stack) -> None:
         shared.api("GET", "/apps/traceless/revisions").json(),
         len(shared.events(app="traceless")),
     ) == before
+
+
+def test_an_organisation_may_ask_for_the_check(fresh: Stack) -> None:
+    path = fresh.file("asked.py", source("Asked"))
+    assert fresh.cli("admin", "set", fresh.owner, "--deploy-check", "on").returncode == 0
+    refused = fresh.cli("deploy", f"{path}::Asked")
+    assert refused.returncode == 1
+    assert "Triggered by: the organisation's policy" in refused.stdout
+    done = fresh.cli("deploy", f"{path}::Asked", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert fresh.call("asked", {}).json() == {"v": 1}

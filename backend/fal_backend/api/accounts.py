@@ -143,7 +143,12 @@ class _Routes:
     async def set_account(self, name: str, body: AccountSetting, request: Request, who: Who) -> AccountInfo:
         """Change what an account may do."""
         row = await self._accounts.set_account(
-            _act(who, request), name, shared=body.shared, admin=body.admin, full_name=body.full_name
+            _act(who, request),
+            name,
+            shared=body.shared,
+            admin=body.admin,
+            deploy_check=body.deploy_check,
+            full_name=body.full_name,
         )
         return _account(row)
 
@@ -227,6 +232,7 @@ def _account(row: Account, role: str | None = None) -> AccountInfo:
         kind=row.kind,
         is_admin=bool(row.is_admin),
         shared_enabled=bool(row.shared_enabled),
+        deploy_check=bool(row.deploy_check),
         role=None if role is None else Role(role),
         created_at=moment(row.created_at),
     )

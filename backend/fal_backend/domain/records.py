@@ -130,6 +130,8 @@ class Account:
     """It manages this backend."""
     shared_enabled: int = 0
     """It may deploy apps whose callers are charged."""
+    deploy_check: int | None = None
+    """1: each deployment of a lasting app is shown and confirmed first."""
 
 
 @dataclass(frozen=True, slots=True)

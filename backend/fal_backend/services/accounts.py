@@ -240,7 +240,14 @@ class Accounts:
         return row
 
     async def set_account(
-        self, act: Act, nickname: str, *, shared: bool | None, admin: bool | None, full_name: str | None
+        self,
+        act: Act,
+        nickname: str,
+        *,
+        shared: bool | None,
+        admin: bool | None,
+        deploy_check: bool | None,
+        full_name: str | None,
     ) -> Account:
         """Change what an account may do. Raises: AuthError, NotFoundError, UsageError."""
         _govern(act.who)
@@ -253,6 +260,7 @@ class Accounts:
                 before,
                 shared_enabled=before.shared_enabled if shared is None else int(shared),
                 is_admin=before.is_admin if admin is None else int(admin),
+                deploy_check=before.deploy_check if deploy_check is None else int(deploy_check),
                 full_name=before.full_name if full_name is None else full_name,
             )
             if after.is_admin and after.kind == "team":
@@ -423,6 +431,7 @@ def _account_facts(row: Account) -> dict[str, Any]:
         "full_name": row.full_name,
         "admin": bool(row.is_admin),
         "shared": bool(row.shared_enabled),
+        "deploy_check": bool(row.deploy_check),
     }
 
 

@@ -48,7 +48,7 @@ from fal_backend.services.ledger import AppKey, Draft, Ledger
 from fal_backend.services.nodes import Nodes
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
-from fal_notebook.errors import AppError, BundleError, ConflictError, NotFoundError, UsageError
+from fal_notebook.errors import AppError, BundleError, ConflictError, DeployError, NotFoundError, UsageError
 from fal_notebook.wire import (
     AuthMode,
     BundleManifest,
@@ -173,12 +173,13 @@ class Deploy:
         self.named_in: Callable[[str, Path], Awaitable[str | None]] = _nobody_knows
         """(account, file): asked for the name of a secret whose value stands in a file."""
 
-    def forecast(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Forecast:
+    async def forecast(self, request: DeployRequest, account: str, author: Author = NOBODY) -> Forecast:
         """Return what `deploy` would do with this request now, and do nothing.
 
         Raises: as `deploy`.
         """
         plan = self._plan(request, account, author)
+        await self._check_leak(request.manifest, account)
         alias = self._ledger.alias(plan.key)
         current = self._ledger.get(Revision, alias.revision) if alias is not None else None
         return self._judge(plan, alias, current, _now(), self._ledger.open_of_app(plan.key))
@@ -192,6 +193,12 @@ class Deploy:
         Raises: AppError, UsageError, DeployError, MachineError, BundleError, RequirementsError, NotFoundError,
         ConflictError `deploy.plan_stale`.
         """
+        if mark is None and not request.ephemeral and self._ledger.need(Account, account).deploy_check:
+            raise DeployError(
+                "Deployments of this account are shown and confirmed first.",
+                fix="Deploy with --check.",
+                code="deploy.check_required",
+            )
         plan = self._plan(request, account, author)
         await self._check_leak(request.manifest, account)
         manifest_json = request.manifest.model_dump_json()

@@ -10,7 +10,7 @@ import secrets
 import statistics
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -49,14 +49,13 @@ class Plans:
         deploy: Deploy,
         store: Store,
         ledger: Ledger,
-        is_required: Callable[[str], bool] = lambda account: False,
-        price_per_hour: Callable[[str], float] = lambda machine_type: 0.0,
+        prices: Mapping[str, float],
     ) -> None:
+        """prices: of a second of each machine type."""
         self._deploy = deploy
         self._store = store
         self._ledger = ledger
-        self._is_required = is_required
-        self._price_per_hour = price_per_hour
+        self._prices = prices
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
 
     async def make(self, request: DeployRequest, account: str) -> DeployPlan:
@@ -66,7 +65,7 @@ class Plans:
         """
         if request.ephemeral:
             raise UsageError("A temporary app needs no check.", fix="Leave out `--check`.")
-        forecast = self._deploy.forecast(request, account)
+        forecast = await self._deploy.forecast(request, account)
         plan_id = f"p-{secrets.token_hex(8)}"
         until = time.time() + LIFE_S
         shown = await self._shown(plan_id, forecast, account, until)
@@ -134,7 +133,7 @@ class Plans:
             app_name=found.app,
             endpoint_id=f"{self._ledger.need(Account, account).nickname}/{found.app}",
             environment=split_alias(found.app)[1],
-            is_required=self._is_required(account),
+            is_required=bool(self._ledger.need(Account, account).deploy_check),
             changed=found.changed,
             production=_production(found),
             source=rules.source(request.spec.class_name, request.notebook, before, request.manifest),
@@ -152,7 +151,7 @@ class Plans:
             idle_runners=runners,
             idle_machine=machine,
             keep_alive_s=found.scale.keep_alive or 0,
-            idle_price_per_hour=runners * self._price_per_hour(machine),
+            idle_price_per_hour=runners * 3600 * self._prices.get(machine, 0.0),
         )
 
     async def _manifest(self, current: Revision | None) -> BundleManifest | None:
