@@ -70,7 +70,8 @@ class Places:
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
                 raise PermissionError(f"{folder} is not a folder of this user; remove it")
-            if stat.S_IMODE(found.st_mode) != 0o700:
+            # A folder within a set-group-id one has that bit too; it lets nobody in.
+            if stat.S_IMODE(found.st_mode) & 0o777 != 0o700:
                 raise PermissionError(f"{folder} must have mode 0700; remove it")
         return self.run
 

@@ -232,7 +232,7 @@ class Kit:
             "image_hash": "img", "image_root": "/", "image_python": sys.executable,
             "runtime_root": str(self.runtime), "payload": "", "buffers": (), "manifest_json": "{}",
             "spec_json": "{}", "max_multiplexing": 1, "startup_s": startup_s, "grace_s": 1.0,
-            "machine_type": "XS", "cpu": 1, "memory_mb": 512, "persistent_dir": "/tmp", "env": {"ACT": act},
+            "machine_type": "XS", "cpu": 1, "memory_mb": 512, "persistent_dir": "", "env": {"ACT": act},
         }  # fmt: skip
         return StartOrder(**(fields | changes))
 

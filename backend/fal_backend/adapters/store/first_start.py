@@ -114,7 +114,7 @@ def _is_private(path: Path) -> bool:
 
 def _refuse_wide(path: Path, mode: int) -> None:
     found = path.lstat()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & ~mode:
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o777 & ~mode:
         raise BackendError(
             f"{path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}).",
             code="backend.keys_exposed",
