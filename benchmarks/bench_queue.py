@@ -33,7 +33,8 @@ from tests.faults.crowd import Crowd
 from tests.stack import Stack, stack, wait_for
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
-SAMPLES = 400
+SAMPLES = 200
+TURNS = 3
 
 
 async def fill(store: SqliteStore, line: Line, first: int, last: int) -> None:
@@ -80,38 +81,50 @@ async def sample(store: SqliteStore, line: Line, depth: int) -> dict[str, float]
     return {name: statistics.median(values) / 1000 for name, values in times.items()}
 
 
-async def depth_curve(home: Path, depths: tuple[int, ...]) -> dict[int, dict[str, float]]:
-    """Fill a store step by step and measure at each depth."""
-    store, _ = open_store(Places(home), asyncio.get_running_loop())
-    line = Line("ada/digits", lambda key, id, door: None)
-    curve: dict[int, dict[str, float]] = {}
-    made = 1
+class Depth:
+    """A store with so many requests waiting."""
+
+    def __init__(self, home: Path) -> None:
+        self.store, _ = open_store(Places(home), asyncio.get_running_loop())
+        self.line = Line("ada/digits", lambda key, id, door: None)
+        self._made = 1
+
+    async def fill(self, depth: int) -> None:
+        """Have so many wait, and those that a sample takes."""
+        first, last = self._made, self._made + depth + SAMPLES - self.line.waiting()
+        self._made = max(first, last)
+        await fill(self.store, self.line, first, last)
+
+
+async def depth_ratios(folder: Path, depths: tuple[int, ...]) -> dict[int, dict[str, list[float]]]:
+    """Fill a store step by step; at each depth take turns with a small one, so that both see the same machine."""
+    small, large = Depth(folder / "small"), Depth(folder / "large")
+    found: dict[int, dict[str, list[float]]] = {}
     for depth in depths:
-        await fill(store, line, made, depth + 1 + SAMPLES * len(curve))
-        made = max(made, depth + 1 + SAMPLES * len(curve))
-        curve[depth] = await sample(store, line, depth)
-        print(
-            f"  {depth:>9,} waiting: " + ", ".join(f"{k} {v:.0f} us" for k, v in curve[depth].items()),
-            flush=True,
-        )
-    await store.close()
-    return curve
+        await large.fill(depth)
+        found[depth] = {}
+        for _ in range(TURNS):
+            await small.fill(depths[0])
+            reference = await sample(small.store, small.line, depths[0])
+            await large.fill(depth)
+            measured = await sample(large.store, large.line, depth)
+            for act, value in measured.items():
+                found[depth].setdefault(act, []).append(value / reference[act])
+        told = ", ".join(f"{act} {value:.0f} us" for act, value in measured.items())
+        print(f"  {depth:>9,} waiting: {told}", flush=True)
+    await small.store.close()
+    await large.store.close()
+    return found
 
 
 def depth_figures(depths: tuple[int, ...] = DEPTHS) -> list[Figure]:
-    """Measure the curve; its last point is held against its first."""
+    """Measure the curve, each point beside the smallest depth at the same time."""
     with tempfile.TemporaryDirectory(prefix="fal-") as folder:
-        curve = asyncio.run(depth_curve(Path(folder), depths))
-    first, last = curve[depths[0]], curve[depths[-1]]
+        curve = asyncio.run(depth_ratios(Path(folder), depths))
     return [
-        median_of(
-            f"{act} at {depths[-1]:.0e} / at {depths[0]:.0e}",
-            [last[act] / first[act]],
-            "x",
-            needed=1.2,
-            goal=1.2,
-        )
-        for act in ("claim", "complete", "position")
+        median_of(f"{act} at {depth:.0e} / at {depths[0]:.0e}", ratios, "x", needed=1.2, goal=1.2)
+        for depth, acts in curve.items()
+        for act, ratios in acts.items()
     ]
 
 

@@ -8,12 +8,13 @@ tries, which no longer counts while a runner has the request. Times are integer 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
 
 from fal_backend.domain.records import Request, RequestState
 from fal_backend.domain.request import Condition
+from fal_backend.domain.request_rows import replace
 
 __all__ = [
     "ATTEMPTS",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fal_backend.domain.queue import Ended, Outcome, RequestEvent, step
 from fal_backend.domain.records import Attempt, Request, RequestState
 from fal_backend.domain.request import Condition, Refusal
+from fal_backend.domain.request_rows import replace
 from fal_backend.ports import Reader, Tx
 
 __all__ = [
@@ -108,7 +109,8 @@ def finish(
     now = now_us()
     if not tx.requests.finish(row.id, row.attempt, outcome, now):
         return None
-    done = step(replace(row, state=RequestState.LEASED.value), Ended(row.attempt, outcome), now)
+    leased = row if row.state == RequestState.LEASED else replace(row, state=RequestState.LEASED.value)
+    done = step(leased, Ended(row.attempt, outcome), now)
     done = replace(done, version=row.version + 1)
     _conclude(tx, done, body, hook)
     return done
