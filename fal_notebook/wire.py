@@ -411,7 +411,8 @@ class RunnerInfo(Wire):
     start_kind: Literal["fork", "spawn"] | None = None
     start_reason: str | None = None
     """Why it was not forked."""
-    sandbox: str = "none"
+    sandbox: str = ""
+    """Sandbox tier that it runs in; empty while it has no process."""
     phases: dict[str, float] = Field(default_factory=dict)
     """Seconds of pull, start, setup."""
     started_at: datetime | None = None

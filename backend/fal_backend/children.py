@@ -13,12 +13,13 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fal_notebook
+from fal_backend.settings import SuperviseSettings
 from fal_notebook.places import Places
 from fal_notebook.runtime.hostproto import PROTO, Decoder, encode_frame
 from fal_notebook.runtime.inventory import LOCAL, NodeSpec
@@ -86,17 +87,12 @@ class HostTable:
     """The runner hosts of this supervisor: one for each node, kept alive until told to end."""
 
     def __init__(
-        self,
-        loop: Loop,
-        places: Places,
-        nodes: Sequence[NodeSpec],
-        orphan_grace_s: float,
-        say: Callable[[str], None],
+        self, loop: Loop, places: Places, settings: SuperviseSettings, say: Callable[[str], None]
     ) -> None:
         self._loop = loop
         self._places = places
-        self._nodes = {node.name: node for node in nodes}
-        self._orphan_grace_s = orphan_grace_s
+        self._nodes = {node.name: node for node in settings.nodes}
+        self._settings = settings
         self._say = say
         self._children: dict[str, Child] = {}
         self._on_ended: Callable[[], None] | None = None
@@ -142,7 +138,8 @@ class HostTable:
             "--logs",
             str(runners),
         ]
-        command += ["--orphan-grace-s", f"{self._orphan_grace_s:g}"]
+        command += ["--orphan-grace-s", f"{self._settings.orphan_grace_s:g}"]
+        command += ["--sandbox", self._settings.sandbox]
         command += ["--node", node.text(), "--parts", str(len(self._nodes))]
         # A runner may read its host's environment, so there is nothing in it. No death signal: it outlives us.
         env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}

@@ -123,6 +123,8 @@ class SuperviseSettings:
     allow_hosts: tuple[str, ...] = ()
     machines_file: Path | None = None
     nodes: tuple[NodeSpec, ...] = (NodeSpec(),)
+    sandbox: str = "auto"
+    """auto: the best tier that there is here; none."""
     key_rate: float | None = None
     address_rate: float | None = None
     webhook_allow: tuple[str, ...] = ()
@@ -141,6 +143,7 @@ class SuperviseSettings:
         parser.add_argument("--tls", action="store_true", help="listen for https too")
         parser.add_argument("--tls-port", type=int, default=DEFAULT_TLS_PORT, help="or the next free one")
         parser.add_argument("--tls-port-strict", action="store_true", help="this port for https or none")
+        parser.add_argument("--sandbox", choices=("auto", "none"), default="auto")
         parser.add_argument("--orphan-grace-s", type=float, default=60.0)
         args = parser.parse_args(argv)
         return cls(
@@ -163,6 +166,7 @@ class SuperviseSettings:
             request_log_days=args.request_log_days,
             request_log_rows=args.request_log_rows,
             orphan_grace_s=args.orphan_grace_s,
+            sandbox=args.sandbox,
         )
 
 

@@ -60,7 +60,7 @@ class Supervisor:
         self._loop = Loop()
         self._backend: Child | None = None
         self._backend_pid: int | None = None
-        self._hosts = HostTable(self._loop, self._places, settings.nodes, settings.orphan_grace_s, _say)
+        self._hosts = HostTable(self._loop, self._places, settings, _say)
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
         self._restart: Timer | None = None
         self._last_line = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -15,6 +16,7 @@ from fal_notebook.commands.registry import Command
 from fal_notebook.commands.results import Check, Diagnosed, Verdict
 from fal_notebook.embedded import find_backend
 from fal_notebook.errors import FalError
+from fal_notebook.wire_machines import NodeInfo
 
 __all__ = ["COMMANDS", "DoctorArguments"]
 
@@ -28,7 +30,7 @@ class DoctorArguments:
 
 def doctor(args: DoctorArguments, ctx: Context) -> Diagnosed:
     """Check everything; starts nothing and changes nothing."""
-    checks = [check(ctx) for check in (_python, _uv, _home, _backend, _sandbox, _extension)]
+    checks = [check(ctx) for check in (_python, _uv, _home, _backend, _sandbox, _gpus, _extension)]
     return Diagnosed(tuple(checks))
 
 
@@ -80,12 +82,59 @@ def _backend(ctx: Context) -> Check:
 
 
 def _sandbox(ctx: Context) -> Check:
+    tiers = {node.sandbox for node in _nodes(ctx)}
+    if tiers == {"basic"}:
+        return Check(
+            "sandbox",
+            Verdict.OK,
+            "tier basic: apps run as users of their own, without rights; those of one owner that share an image "
+            "are not protected from each other, and GPUs are hidden by a variable only",
+        )
+    is_root = os.geteuid() == 0
     return Check(
         "sandbox",
         Verdict.WARN,
         "tier none: apps run as your user, without isolation from this machine or from each other",
-        "Run only code that you trust.",
+        "Run only code that you trust."
+        + (" The backend is not running, or root may not make mounts here." if is_root else ""),
     )
+
+
+def _gpus(ctx: Context) -> Check:
+    found = [device for node in _nodes(ctx) for device in node.devices]
+    if found:
+        real = [device for device in found if not device.is_declared]
+        held_back = [
+            f"{device.model} {device.uuid}: {holder.reason}"
+            for device in real
+            for holder in device.holders
+            if holder.state == "cordoned"
+        ]
+        counted = f"{len(real)} found through NVML, {len(found) - len(real)} declared"
+        if held_back:
+            return Check(
+                "GPUs", Verdict.WARN, f"{counted}; held back: {'; '.join(held_back)}", "End what uses them."
+            )
+        return Check("GPUs", Verdict.OK, counted)
+    notes = sorted({node.gpu_note for node in _nodes(ctx)})
+    if "nvidia-ml-py is not installed" in notes:
+        return Check(
+            "GPUs",
+            Verdict.WARN,
+            "a driver is here, but nvidia-ml-py is not: no GPU can be used",
+            "Run `pip install 'fal-notebook[gpu]'`, then restart the backend.",
+        )
+    return Check("GPUs", Verdict.OK, f"none: {'; '.join(notes)}" if notes else "not known: no backend runs")
+
+
+def _nodes(ctx: Context) -> list[NodeInfo]:
+    """Return the nodes of a backend that runs; none where it does not."""
+    if ctx.profile.is_embedded and find_backend(ctx.profile.places) is None:
+        return []
+    try:
+        return connect(ctx.profile).nodes()
+    except FalError:
+        return []
 
 
 def _extension(ctx: Context) -> Check:

@@ -51,6 +51,9 @@ class ServeArguments:
         many=True,
         metavar="NODE",
     )
+    sandbox: str | None = flag(
+        "auto: the best sandbox tier that there is here; none: Apps run as your user (auto)", metavar="TIER"
+    )
     background: bool = flag("Return once it answers; it goes on", default=False)
     allow_origin: tuple[str, ...] = flag("Let web pages of this origin call it", many=True, metavar="URL")
     webhook_allow: tuple[str, ...] = flag(
@@ -83,6 +86,7 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
     if args.port is not None:
         flags += ["--port", str(args.port), "--port-strict"]
     flags += ["--tls"] if args.tls else []
+    flags += ["--sandbox", args.sandbox] if args.sandbox else []
     if args.tls_port is not None:
         flags += ["--tls-port", str(args.tls_port), "--tls-port-strict"]
     for name, number in (

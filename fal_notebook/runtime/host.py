@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fal_notebook.runtime.cage import CagePool
 from fal_notebook.runtime.host_follow import Follower
 from fal_notebook.runtime.host_guardian import ORPHAN_GRACE_S, Guardian
 from fal_notebook.runtime.host_holdings import Holdings
@@ -53,8 +54,12 @@ class Host:
         orphan_grace_s: float = ORPHAN_GRACE_S,
         node: NodeSpec | None = None,
         parts: int = 1,
+        is_caged: bool = True,
     ) -> None:
-        """node: what the node is declared to have; parts: nodes that share this machine."""
+        """node: what the node is declared to have; parts: nodes that share this machine.
+
+        is_caged: use the best sandbox tier that there is here.
+        """
         self._holdings = Holdings(inventory_of(node or NodeSpec(), parts=parts))
         self._run = run
         self._logs = logs
@@ -70,7 +75,8 @@ class Host:
         self._stats_timer: Timer | None = None
         self._loop = Loop()
         self._guardian = Guardian(self._loop, orphan_grace_s, self._terminate)
-        self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log")
+        self._cages = CagePool(is_wanted=is_caged)
+        self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log", self._cages, run / "r")
         self._handlers = {
             "start": self._start,
             "stop": self._stop,
@@ -186,8 +192,8 @@ class Host:
                 "version": version,
                 "boot_id": self._boot_id,
                 "pid": os.getpid(),
-                "inventory": self._holdings.inventory,
-                "tiers": tier_table(),
+                "inventory": self._holdings.inventory | {"tier": self._cages.tier},
+                "tiers": tier_table(self._cages.why_not),
                 "runners": [runner.row() for runner in self._runners.values() if runner.exit is None],
                 "zygotes": self._zygotes.rows(),
                 "offsets": {runner.id: runner.log.end for runner in self._runners.values()},
@@ -236,6 +242,7 @@ class Host:
             logs=self._logs / runner_id,
             report=self._report,
             withdraw=self._zygotes.cancel,
+            cage=self._cages.cage(order, self._run / "r"),
         )
         self._runners[runner_id] = runner
         return runner
@@ -442,8 +449,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--orphan-grace-s", type=float, default=ORPHAN_GRACE_S)
     parser.add_argument("--node", type=NodeSpec.parse, default=NodeSpec())
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--sandbox", choices=("auto", "none"), default="auto")
     args = parser.parse_args(argv)
-    Host(args.run, args.logs, orphan_grace_s=args.orphan_grace_s, node=args.node, parts=args.parts).serve()
+    Host(
+        args.run,
+        args.logs,
+        orphan_grace_s=args.orphan_grace_s,
+        node=args.node,
+        parts=args.parts,
+        is_caged=args.sandbox == "auto",
+    ).serve()
     return 0
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fal_notebook.runtime.cage import Cage, prepare_child
 from fal_notebook.runtime.host_ends import RunnerEnds
 from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
@@ -33,7 +34,7 @@ from fal_notebook.runtime.process import (
     send_signal,
 )
 from fal_notebook.runtime.redaction import Redactor
-from fal_notebook.runtime.sandbox import limit_process, prefer_for_oom, scrub_environment
+from fal_notebook.runtime.sandbox import TIER, prefer_for_oom, scrub_environment
 
 __all__ = ["Runner"]
 
@@ -61,6 +62,7 @@ class Runner:
         logs: Path,
         report: Callable[[Runner], None],
         withdraw: Callable[[str], bool],
+        cage: Cage | None = None,
     ) -> None:
         self._loop = loop
         self.order = {**order, "secrets": None}
@@ -74,7 +76,8 @@ class Runner:
         self.exit: dict[str, Any] | None = None
         """The `exited` message, once it has ended."""
         self.log = LogFile(logs)
-        self.ends = RunnerEnds(folder)
+        self._cage = cage
+        self.ends = self._make_ends(folder)
         self._secrets: dict[str, str] = dict(order.get("secrets") or {})
         self._redactor = Redactor(self._secrets.values())
         self._report = report
@@ -125,7 +128,7 @@ class Runner:
         if self._readers:
             # The ends went to a zygote that died with them: a second set, on the same paths.
             self._close_ends()
-            self.ends = RunnerEnds(self.ends.folder)
+            self.ends = self._make_ends(self.ends.folder)
         python = str(self.order["image_python"])
         env = scrub_environment(python, str(self.order["runtime_root"]))
         env["FAL_NB_RUNNER_FDS"] = json.dumps(self.ends.numbers())
@@ -137,12 +140,20 @@ class Runner:
             stdout=self.ends.child_fds[3],
             stderr=self.ends.child_fds[4],
             death_signal=signal.SIGKILL,
-            prepare=limit_process,
+            prepare=prepare_child(self._cage),
         )
         self._handed_over()
         pidfd = open_pidfd(pid)
         assert pidfd is not None, "an unreaped child has a pidfd"
         self._begun(pid, pidfd, "spawn")
+
+    def _make_ends(self, folder: Path) -> RunnerEnds:
+        ends = RunnerEnds(folder)
+        if self._cage is not None:
+            # Through, for those who know the name; inside only what is its own.
+            folder.chmod(0o711)
+            self._cage.give(ends.own, ends.work)
+        return ends
 
     def _handed_over(self) -> None:
         self.ends.close_child()
@@ -296,6 +307,7 @@ class Runner:
             "pid": self.pid,
             "start_kind": self.start_kind,
             "start_reason": self.start_reason,
+            "tier": TIER if self._cage is None else "basic",
             "socket": str(self.ends.app_path),
             "control": str(self.ends.ctl_path),
             "phases": self._phases,

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fal_notebook.runtime.cage import CagePool, prepare_child
 from fal_notebook.runtime.loop import Loop, Timer
 from fal_notebook.runtime.process import launch, open_pidfd, send_signal
-from fal_notebook.runtime.sandbox import TIER, limit_process, scrub_environment
+from fal_notebook.runtime.sandbox import TIER, scrub_environment
 
 __all__ = ["Fork", "Zygote", "ZygoteKey", "ZygoteTable"]
 
@@ -46,13 +47,13 @@ class ZygoteKey(NamedTuple):
     runtime_root: str
 
     @classmethod
-    def of(cls, order: Mapping[str, Any]) -> ZygoteKey:
+    def of(cls, order: Mapping[str, Any], tier: str = TIER) -> ZygoteKey:
         """Return the key of the zygote for a start order."""
         return cls(
             image_hash=str(order["image_hash"]),
             owner=str(order["owner"]),
             environment=str(order.get("environment") or "main"),
-            tier=TIER,
+            tier=tier,
             network=str(order.get("network") or "full"),
             device=str(order.get("device") or "cpu"),
             runtime_root=str(order["runtime_root"]),
@@ -75,7 +76,9 @@ class Fork(NamedTuple):
 class Zygote:
     """One warmed process and its channel."""
 
-    def __init__(self, loop: Loop, key: ZygoteKey, python: str, log_fd: int) -> None:
+    def __init__(
+        self, loop: Loop, key: ZygoteKey, python: str, log_fd: int, prepare: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self.key = key
         self.state = "warming"
@@ -100,7 +103,7 @@ class Zygote:
             stdout=log_fd,
             stderr=log_fd,
             death_signal=signal.SIGKILL,
-            prepare=limit_process,
+            prepare=prepare,
         )
         theirs.close()
         self._pidfd = open_pidfd(self.pid)
@@ -236,8 +239,11 @@ class Zygote:
 class ZygoteTable:
     """All zygotes of this host."""
 
-    def __init__(self, loop: Loop, log_path: Path) -> None:
+    def __init__(self, loop: Loop, log_path: Path, cages: CagePool, runs: Path) -> None:
+        """cages: whom runners may run as; runs: the folder of runners' folders."""
         self._loop = loop
+        self._cages = cages
+        self._runs = runs
         self._table: dict[ZygoteKey, Zygote] = {}
         self._by_pid: dict[int, Zygote] = {}
         log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -252,11 +258,12 @@ class ZygoteTable:
 
     def warm(self, order: Mapping[str, Any]) -> Zygote:
         """Return the zygote for this order, started if there is none. Raises: OSError when it cannot be."""
-        key = ZygoteKey.of(order)
+        key = ZygoteKey.of(order, self._cages.tier)
         known = self._table.get(key)
         if known is not None and (known.state != "gone" or time.monotonic() < known.retry_at):
             return known
-        zygote = Zygote(self._loop, key, str(order["image_python"]), self._log_fd)
+        prepare = prepare_child(self._cages.cage(order, self._runs))
+        zygote = Zygote(self._loop, key, str(order["image_python"]), self._log_fd, prepare)
         self._table[key] = self._by_pid[zygote.pid] = zygote
         self._trim()
         return zygote

@@ -19,7 +19,7 @@ from typing import Any
 __all__ = ["STEPS", "TIER", "limit_process", "prefer_for_oom", "scrub_environment", "tier_table"]
 
 TIER = "none"
-"""The tier that this release runs runners in."""
+"""The tier where no other one can be used."""
 
 STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("host", "bind image, interpreter and runtime under one readable root", ("bwrap",)),
@@ -48,18 +48,25 @@ _OOM_OFFER = 500
 _MAX_OPEN_FILES = 65_536
 
 
-def tier_table() -> list[dict[str, Any]]:
-    """Return what each tier is worth here: {tier, used, protects, why_not}."""
-    not_built = "this release runs every runner in tier none"
+def tier_table(why_not_basic: str | None = "not asked for") -> list[dict[str, Any]]:
+    """Return what each tier is worth here: {tier, used, protects, why_not}; why_not_basic: None where it is in use."""
+    not_built = "this release does not have it"
+    is_basic = why_not_basic is None
     return [
         {
             "tier": "none",
-            "used": True,
+            "used": not is_basic,
             "protects": "a clean environment and a private folder; the runner has the rights of the user who "
             "started the backend, so deploy only code that you trust",
-            "why_not": None,
+            "why_not": "a higher tier is used" if is_basic else None,
         },
-        {"tier": "basic", "used": False, "protects": "another uid, no capabilities", "why_not": not_built},
+        {
+            "tier": "basic",
+            "used": is_basic,
+            "protects": "a user of its own for each image and owner, no capabilities, no new privileges, its own "
+            "/tmp; apps of one owner that share an image are not protected from each other",
+            "why_not": why_not_basic,
+        },
         {"tier": "bwrap", "used": False, "protects": "namespaces", "why_not": not_built},
         {"tier": "container", "used": False, "protects": "an image of its own", "why_not": not_built},
     ]

@@ -15,6 +15,8 @@ import pytest
 
 from tests.stack import Stack, stack, wait_for
 
+pytestmark = pytest.mark.timeout(300)
+
 APP = """
 import os, time
 import fal
@@ -49,6 +51,7 @@ def house() -> Iterator[Stack]:
 def room(house: Stack) -> Iterator[None]:
     """Leave the nodes empty, whatever a test has deployed."""
     yield
+    gone(house, *(app["alias"] for app in house.api("GET", "/apps").json()["apps"]))
 
 
 def deployed(house: Stack, name: str, *flags: str, ok: bool = True, **settings: Any) -> dict[str, Any]:
@@ -72,6 +75,10 @@ def nodes(house: Stack) -> dict[str, dict[str, Any]]:
 
 def holders(house: Stack) -> list[dict[str, Any]]:
     return [one for node in nodes(house).values() for device in node["devices"] for one in device["holders"]]
+
+
+def ready(house: Stack, app: str) -> int:
+    return sum(runner["state"] == "IDLE" for runner in house.runners(app))
 
 
 def node_of(house: Stack, app: str) -> set[str]:
@@ -200,19 +207,19 @@ def test_s071_a_list_of_types_is_one_larger_pool(house: Stack) -> None:
 
 def test_s072_a_pool_makes_the_queue_shorter(house: Stack) -> None:
     waits = {}
-    for name, types in (("One", ["GPU-A100"]), ("Two", ["GPU-A100", "GPU-H100"])):
-        deployed(house, name, machine_type=types, max_concurrency=3, keep_alive=30)
-        answers = together(house, name.lower(), 6, 2)
+    for name, types, count in (("One", ["GPU-A100"], 1), ("Two", ["GPU-A100", "GPU-H100"], 3)):
+        deployed(house, name, machine_type=types, min_concurrency=3, max_concurrency=3)
+        wait_for("its runners", lambda name=name, count=count: ready(house, name.lower()) == count, 60)
+        answers = together(house, name.lower(), 6, 1)
         waits[name] = max(answer["waited"] for answer in answers)
-        assert at_once(answers) == (1 if name == "One" else 3)
+        assert at_once(answers) == count
         gone(house, name.lower())
     assert waits["Two"] < waits["One"]
 
 
 def test_s073_without_regions_any_node_will_do(house: Stack) -> None:
-    deployed(house, "Anywhere", machine_type=["GPU-H100", "GPU-A100"], max_concurrency=3, keep_alive=30)
-    together(house, "anywhere", 6, 2)
-    assert node_of(house, "anywhere") == {"a", "b"}
+    deployed(house, "Anywhere", machine_type=["GPU-H100", "GPU-A100"], min_concurrency=3, max_concurrency=3)
+    wait_for("runners in both regions", lambda: node_of(house, "anywhere") == {"a", "b"}, 60)
 
 
 def test_s074_regions_restrict_and_a_missing_node_is_waited_for(house: Stack) -> None:

@@ -179,4 +179,7 @@ def test_the_tier_in_use_is_told_and_the_others_say_why_not() -> None:
     table = tier_table()
     assert [row["tier"] for row in table if row["used"]] == [TIER]
     assert all(row["why_not"] for row in table if not row["used"])
+    caged = tier_table(None)
+    assert [row["tier"] for row in caged if row["used"]] == ["basic"]
+    assert all(row["why_not"] for row in caged if not row["used"])
     assert all(set(tiers) <= {row["tier"] for row in table} for _, _, tiers in STEPS)

@@ -40,6 +40,8 @@ class Address:
 
     socket: str
     control: str
+    tier: str = "none"
+    """Sandbox tier that it runs in."""
 
 
 class Fleet:

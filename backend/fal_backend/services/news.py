@@ -136,7 +136,7 @@ class News:
 
     def _learn(self, news: HostState) -> None:
         if news.socket and news.control:
-            self._fleet.learn(news.runner_id, Address(news.socket, news.control))
+            self._fleet.learn(news.runner_id, Address(news.socket, news.control, news.tier or "none"))
 
 
 def _progress(news: HostState) -> machine.Progress:
