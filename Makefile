@@ -11,7 +11,7 @@ NODE_ENV = PATH="$(CURDIR)/$(ARTIFACTS)/node:$$PATH"
 # Bytecode is kept in .venv whatever the shell says: a start that compiles what it imports takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test unit flows clients browser packaging docs-test check front front-test lab bench behaviours faults test-slow generate clean
+.PHONY: help demo test unit flows clients browser packaging docs-test check front front-test lab bench behaviours faults test-slow test-gpu generate clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -102,6 +102,10 @@ faults: $(VENV)/.dev  ## kill real processes
 
 test-slow: $(VENV)/.dev  ## tests that take over ten seconds each
 	$(PYTEST) -m slow tests
+
+# No network and nothing installed here: the Python at hand, and images from the wheels in WHEELS where it is given.
+test-gpu:  ## needs a GPU, no network; WHEELS=folder: what images are built from
+	$(if $(WHEELS),UV_NO_INDEX=1 UV_FIND_LINKS=$(abspath $(WHEELS))) $(firstword $(wildcard $(PY)) $(PYTHON)) -m pytest -q -rs -p no:cacheprovider tests/gpu
 
 bench: $(VENV)/.dev  ## measure side by side and print ratios beside the goals
 	$(PY) -m benchmarks

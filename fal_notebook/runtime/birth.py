@@ -15,6 +15,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from fal_notebook.runtime import fraction
 from fal_notebook.runtime.process import tie_to_parent
 from fal_notebook.runtime.settings import Descriptors, Settings
 
@@ -44,6 +45,8 @@ def be_born(fds: Descriptors) -> Settings:
     _take_path(settings)
     _reseed()
     _restore_threads(settings)
+    if settings.devices and settings.device_share < _WHOLE:
+        fraction.limit(settings.device_share)
     return settings
 
 

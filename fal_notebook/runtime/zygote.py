@@ -30,7 +30,7 @@ from fal_notebook.errors import RunnerError
 from fal_notebook.runtime.process import tie_to_parent
 from fal_notebook.runtime.settings import Descriptors
 
-__all__ = ["main"]
+__all__ = ["main", "unsafe_to_fork"]
 
 _PACKET = 1 << 16
 _WARM_MODULES = (
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         _send(channel, {"t": "failed", "error": report.to_dict()})
         return 1
-    _send(channel, {"t": "ready", "pid": os.getpid(), "unsafe": _unsafe()})
+    _send(channel, {"t": "ready", "pid": os.getpid(), "unsafe": unsafe_to_fork()})
     return _take_orders(channel)
 
 
@@ -78,7 +78,7 @@ def _warm() -> None:
     gc.freeze()
 
 
-def _unsafe() -> str | None:
+def unsafe_to_fork() -> str | None:
     """Say why this process must not be forked, judged by facts."""
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
@@ -149,7 +149,7 @@ def _fork_twice() -> int:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Threads of math libraries alone remain here, and those have fork handlers; _unsafe() told the rest.
+        # Threads of math libraries alone remain here, and those have fork handlers; unsafe_to_fork() told the rest.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 

@@ -171,8 +171,6 @@ def test_endpoint_refuses_bad_paths_and_second_marks() -> None:
 
 PYTHON = "3.99"
 UNBUILT: dict[str, Any] = {
-    "num_gpus": {"num_gpus": 1},
-    "regions": {"regions": ["us-east"]},
     "requirements_context_dir": {"requirements_context_dir": "."},
     "app_files": {"app_files": ["a.txt"]},
     "app_files_ignore": {"app_files_ignore": ["x"]},

@@ -169,7 +169,7 @@ def test_unpicklable_variable_and_unbuilt_setting_are_errors() -> None:
     assert codes(found) == [("error", "bundle.unpicklable")]
     with cells(
         PREFACE,
-        "class Gpu(fal.App):\n    num_gpus = 2\n    @fal.endpoint('/')\n    def run(self, inp: In) -> dict: ...\n",
+        "class Gpu(fal.App):\n    metrics_port = 9090\n    @fal.endpoint('/')\n    def run(self, inp: In) -> dict: ...\n",
     ) as notebook:
         assert codes(lint(notebook["Gpu"], describe(notebook["Gpu"]))) == [("error", "app.not_built")]
 
