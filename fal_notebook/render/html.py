@@ -92,7 +92,11 @@ def _body(progress: Progress) -> str:
 
 def _address(deployment: Deployment) -> str:
     who = "public while it runs" if deployment.ephemeral else "public"
-    said = who if deployment.auth is AuthMode.PUBLIC else "private: callers need your key"
+    said = {
+        AuthMode.PUBLIC: who,
+        AuthMode.PRIVATE: "private: callers need your key",
+        AuthMode.SHARED: "shared: callers need a key of their own, which is charged",
+    }[deployment.auth]
     page = deployment.urls.playground
     return (
         f'<div style="margin:2px 0"><span style="{_MONO}">{escape(deployment.urls.run)}</span> <span style="opacity:.8">{said}</span>'

@@ -14,6 +14,13 @@ from fal_notebook.wire import AuthMode, ErrorBody, LogLine, PhaseState
 
 __all__ = ["card", "error", "log_line", "problem", "status_line", "table"]
 
+CALLERS = {
+    AuthMode.PUBLIC: "Anyone who has the URL may call it.",
+    AuthMode.PRIVATE: "Callers need your key.",
+    AuthMode.SHARED: "Anyone with a key of this backend may call it, and is charged for it.",
+}
+"""Who may call an app of each mode."""
+
 _MARKS = {
     PhaseState.NEXT: "",
     PhaseState.NOW: "…",
@@ -30,12 +37,11 @@ def card(progress: Progress) -> str:
     lines += [f"{name}: {value}" for name, value in fact_lines(progress)]
     deployment = progress.deployment
     if deployment is not None and deployment.is_success and progress.stage is Stage.SENT:
-        who = (
-            "Anyone who has the URL may call it."
-            if deployment.auth is AuthMode.PUBLIC
-            else "Callers need your key."
-        )
-        lines += [who, f"Try it: {curl(progress, deployment)}", f"Playground: {deployment.urls.playground}"]
+        lines += [
+            CALLERS[deployment.auth],
+            f"Try it: {curl(progress, deployment)}",
+            f"Playground: {deployment.urls.playground}",
+        ]
     for body in progress.problems:
         lines += [
             "",

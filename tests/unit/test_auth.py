@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from fal_backend.api.auth import Auth
-from fal_backend.domain.records import Account, ApiKey
+from fal_backend.domain.records import Account, ApiKey, Membership
 
 from fal_notebook.errors import AuthError
 
@@ -54,3 +54,53 @@ def test_a_remembered_key_is_forgotten_when_keys_change_and_when_it_expires() ->
     judge.replace([replace(KEY, revoked_at=1)])
     with pytest.raises(AuthError):
         judge.principal(b"Key fk_1:s3cret")
+
+
+CREW = Account("crew", "crew", 0, kind="team")
+MEMBER = Membership("crew/local", "crew", "local", "admin", 0)
+
+
+def test_who_is_in_a_team_may_act_for_it_and_nobody_else() -> None:
+    judge = Auth([OWNER, CREW, Account("other", "other", 0, kind="team")], [KEY], [MEMBER])
+    own = judge.holder("fk_1")
+    assert own is not None
+    assert (own.teams, own.leads) == ({"crew"}, {"crew"})
+    acting = judge.acting(own, "crew")
+    assert (acting.account, acting.nickname, acting.key_account) == ("crew", "crew", "local")
+    assert judge.acting(acting, "ada").account == "local"
+    said = set()
+    for nickname in ("other", "nobody"):
+        with pytest.raises(AuthError) as caught:
+            judge.acting(own, nickname)
+        said.add(str(caught.value).replace(nickname, "X"))
+    assert len(said) == 1, "whether a team is there is not told"
+
+
+def test_who_left_the_team_or_lost_the_key_is_good_no_more() -> None:
+    judge = Auth([OWNER, CREW], [KEY], [MEMBER])
+    own = judge.holder("fk_1")
+    assert own is not None
+    acting = judge.acting(own, "crew")
+    assert judge.is_good(acting)
+    judge.take([OWNER, CREW], [KEY], [])
+    assert judge.is_good(own)
+    assert not judge.is_good(acting)
+    judge.take([OWNER, CREW], [replace(KEY, scope="API")], [MEMBER])
+    assert not judge.is_good(own), "another scope is another leave"
+    judge.take([OWNER, CREW], [replace(KEY, revoked_at=1)], [MEMBER])
+    assert not judge.is_good(own)
+
+
+def test_a_keys_last_use_is_told_once() -> None:
+    judge = auth()
+    assert judge.used() == {}
+    judge.principal(b"Key fk_1:s3cret")
+    before = time.time() * 1e6
+    judge.principal(b"Key fk_1:s3cret")
+    used = judge.used()
+    assert set(used) == {"fk_1"}
+    assert used["fk_1"] >= before - 1e6
+    assert judge.used() == {}
+    judge.principal(b"Key fk_1:s3cret")
+    judge.replace([KEY])
+    assert set(judge.used()) == {"fk_1"}, "also when what was remembered is forgotten"
