@@ -146,7 +146,9 @@ class Rollouts:
             return self.apply(draft, row, rollout.Superseded())
         for before, after in draft.changes(Runner):
             was_live = before is not None and before.phase != RunnerPhase.GONE
-            if _is_for(row, after) and after.phase == RunnerPhase.GONE and was_live:
+            # One that was there before may be ending for reasons of its own: after a rollback it is the same revision.
+            is_ours = after.revision == row.revision and after.created_at >= row.created_at
+            if is_ours and after.phase == RunnerPhase.GONE and was_live:
                 event = rollout.RunnerGone(after.reason or "exited", after.error_json or "{}")
                 row = self.apply(draft, row, event)
                 if row.state != state:
