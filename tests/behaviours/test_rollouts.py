@@ -17,12 +17,14 @@ from tests.behaviours.conftest import Deploy
 from tests.stack import Notebook, Stack, wait_for
 
 ABOUT = """
+import os
 import time
 import fal
 from pydantic import BaseModel
 
 class In(BaseModel):
     seconds: float = 0
+    until: str = ""
 
 class Out(BaseModel):
     version: str
@@ -37,6 +39,8 @@ class {cls}(fal.App):
     @fal.endpoint("/")
     def run(self, inp: In) -> Out:
         time.sleep(inp.seconds)
+        while inp.until and not os.path.exists(inp.until):
+            time.sleep(0.05)
         return Out(version="{version}")
 """
 
@@ -349,12 +353,14 @@ def test_s108_at_once_while_a_runner_of_it_still_has_a_call(shared: Stack) -> No
     shared.deploy(app("Undone", "v1"), name="undone.py")
     old, runner = revision(shared, "undone"), shared.runners("undone")[0]["runner_id"]
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(shared.call, "undone", {"seconds": 6})
+        gate = shared.root / "undone-may-end"
+        long = pool.submit(shared.call, "undone", {"until": str(gate)})
         wait_for("the call to run", lambda: shared.runners("undone")[0]["in_flight_requests"] == 1)
         shared.deploy(app("Undone", "v2", setup="time.sleep(1)"), name="undone.py")
         found = shared.cli_json("apps", "set-rev", "undone", old)
         assert (found["status"], found["revision"]) == ("deployed", old)
         states = {r["runner_id"]: r["state"] for r in shared.runners("undone") if r["revision"] == old}
+        gate.touch()
         assert states == {runner: "RUNNING"}, "the same runner, taken back from its end"
         assert long.result().json()["version"] == "v1"
     assert version_of(shared, "undone") == "v1"
@@ -366,7 +372,10 @@ def test_s108_revisions_are_compared_deleted_and_kept_while_in_use(deploy: Deplo
     new, old = (one["revision"] for one in revisions(shared, "compared")[:2])
     diff = shared.cli_json("revisions", "diff", old, new)
     assert '+        return Out(version="v2")' in diff["code"]
-    assert {one["name"]: (one["before"], one["after"]) for one in diff["settings"]}["max_multiplexing"] == ("1", "7")
+    assert {one["name"]: (one["before"], one["after"]) for one in diff["settings"]}["max_multiplexing"] == (
+        "1",
+        "7",
+    )
     refused = shared.cli_json("apps", "delete-rev", new, ok=False)
     assert refused["error"]["code"] == "revision.in_use"
     assert shared.cli_json("apps", "delete-rev", old)["deleted"] is True
@@ -487,7 +496,9 @@ def test_s120_rollout_replaces_runners_without_a_failed_call(deploy: Deploy, sha
         wait_for("first answers", lambda: len(watch.seen) > 3)
         done = shared.cli("apps", "rollout", "fresh")
         assert done.returncode == 0, done.stderr
-        wait_for("the old runners' end", lambda: not before & {r["runner_id"] for r in shared.runners("fresh")})
+        wait_for(
+            "the old runners' end", lambda: not before & {r["runner_id"] for r in shared.runners("fresh")}
+        )
     assert watch.failed() == []
     assert shared.runners("fresh")
     forced = shared.cli_json("apps", "rollout", "fresh", "--force")
@@ -513,7 +524,7 @@ def test_s120_the_queue_is_counted_and_flushed(shared: Stack) -> None:
     headers = {"Authorization": f"Key {shared.key}"}
     url = f"{shared.url}/queue/{shared.owner}/queued"
     for _ in range(4):
-        assert httpx.post(url, json={"seconds": 8}, headers=headers, timeout=30).status_code == 200
+        assert httpx.post(url, json={"seconds": 90}, headers=headers, timeout=30).status_code == 200
     wait_for("one to run", lambda: shared.cli_json("queue", "size", "queued")["size"] == 3)
     by_user = shared.cli_json("queue", "size", "queued", "--by-user")["by_user"]
     assert list(by_user.values()) == [3]

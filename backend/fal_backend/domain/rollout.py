@@ -59,7 +59,7 @@ _BEFORE = frozenset({DeploymentState.BUILDING, DeploymentState.VERIFYING, Deploy
 _STARTING = frozenset({DeploymentState.VERIFYING, DeploymentState.ROLLING_OUT})
 """A runner of the new revision is waited for."""
 
-_RETRIED = frozenset({"lost", "node_lost"})
+_RETRIED = frozenset({"lost", "node_lost", "not_needed", "evicted", "idle"})
 """Ends that say nothing about the revision: another runner is started."""
 
 

@@ -49,6 +49,8 @@ class Capacity:
         self._fleet = fleet
         self._crashes: dict[str, Crashes] = {}
         self._hungry: set[str] = set()
+        self._asked: set[str] = set()
+        """Runners that were asked for and wait for a place."""
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self.is_open = False
         """True once the runners of before are adopted."""
@@ -94,6 +96,7 @@ class Capacity:
         after = machine.step(row, event, draft.now)
         if after is not row:
             if after.phase != row.phase:
+                self._asked.discard(row.id)
                 self._observe(row, after)
             draft.change(after)
 
@@ -127,7 +130,7 @@ class Capacity:
         for runner_id in decision.drain:
             self._let_go(draft, draft.need(Runner, runner_id), "idle", scale)
         for _ in range(decision.start):
-            self.start(draft, revision)
+            self._add(draft, revision)
         crashes = self._crashes.get(revision.id)
         if decision.is_hopeless and crashes is not None:
             draft.then(lambda: self._fail_waiters(revision.id, crashes))
@@ -144,8 +147,8 @@ class Capacity:
             running=load.running,
             waiting=load.waiting,
             oldest_wait_s=load.oldest_wait_s,
-            pending=tuple(one.id for one in pending),
-            coming=len(up) - len(pending) - len(ready),
+            pending=tuple(one.id for one in pending if one.id not in self._asked),
+            coming=len(up) - len(ready) - sum(one.id not in self._asked for one in pending),
             ready=len(ready),
             idle=tuple(_idle(ready, load)),
             crashes=self._crashes.get(revision),
@@ -194,7 +197,11 @@ class Capacity:
         return code
 
     def start(self, draft: Draft, revision: Revision) -> None:
-        """Add one runner of a revision; `Starts` finds a place for it, or says what is missing."""
+        """Add one runner of a revision that somebody asked for: it waits for a place though no call needs it."""
+        self._asked.add(self._add(draft, revision))
+
+    def _add(self, draft: Draft, revision: Revision) -> str:
+        """Add one runner of a revision and return its id; `Starts` finds a place for it, or says what is missing."""
         settings = self.settings(draft, revision)
         row = Runner(
             id=f"r-{secrets.token_hex(6)}",
@@ -213,6 +220,7 @@ class Capacity:
             ),
         )
         draft.change(row)
+        return row.id
 
     def forget(self, revision: str) -> None:
         """Drop what is kept for a revision that serves no more."""

@@ -251,6 +251,8 @@ class Reconcile:
         for revision, key in named.items():
             if revision in draft.wanted_revisions(key) or draft.live_of(revision):
                 continue
+            if any(row.revision == revision for row in draft.open_of_app(key)):
+                continue
             self._ledger.forget_revision(revision)
             self._fleet.forget(revision)
             self._capacity.forget(revision)
