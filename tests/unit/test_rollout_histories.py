@@ -143,7 +143,9 @@ class World:
         self.clock = Clock()
         self.plane = Plane(clock=self.clock)
         self.rows = Rows()
-        self.ledger = Ledger(self.rows, SimpleNamespace(last=0))  # type: ignore[arg-type]
+        rows: Any = self.rows
+        bus: Any = SimpleNamespace(last=0)
+        self.ledger = Ledger(rows, bus)
         self.rows.insert(Account("a", "ada", 0))
         self.ledger.remember(Account("a", "ada", 0))
         self.bad: set[str] = set()
@@ -155,32 +157,35 @@ class World:
         self.numbers = itertools.count(1)
         self.closed: dict[str, Deployment] = {}
         self.inbox: list[Callable[[Draft], Any]] = []
-        fleet = SimpleNamespace(
+        fleet: Any = SimpleNamespace(
             act=self.act, spec=lambda id: SPEC, spec_of=lambda row: SPEC, spec_once=lambda row: SPEC,
             stop_grace_s=lambda row: 1.0, warm=lambda id: None, forget=lambda id: None,
             can_resume=lambda row: self.plane.can_reopen(row.id), stamps_of=lambda *_: None,
         )  # fmt: skip
-        images = SimpleNamespace(
+        images: Any = SimpleNamespace(
             is_ready=lambda hash: hash in self.built, is_building=lambda hash: hash in self.building,
             ensure=lambda hash, force=False: self.effect(lambda: self.building.add(hash)),
             cancel=lambda hash: self.building.discard(hash),
         )  # fmt: skip
-        self.capacity = Capacity(self.ledger, self.plane, fleet)  # type: ignore[arg-type]
+        plane: Any = self.plane
+        nodes: Any = SimpleNamespace(settle=lambda draft, everything=False: None)
+        starts: Any = SimpleNamespace(place=self.place)
+        news: Any = None
+        self.capacity = Capacity(self.ledger, plane, fleet)
         self.capacity.is_open = True
         self.capacity._alarm = lambda revision, delay_s: None  # type: ignore[method-assign]
-        self.rollouts = Rollouts(self.capacity, fleet, images)  # type: ignore[arg-type]
+        self.rollouts = Rollouts(self.capacity, fleet, images)
         self.reconcile = Reconcile(
-            ledger=self.ledger, fleet=fleet, images=images, dispatch=self.plane, capacity=self.capacity,
-            rollouts=self.rollouts, news=None, nodes=SimpleNamespace(settle=lambda draft, everything=False: None),
-            starts=SimpleNamespace(place=self.place),
-        )  # type: ignore[arg-type]  # fmt: skip
+            ledger=self.ledger, fleet=fleet, images=images, dispatch=plane, capacity=self.capacity,
+            rollouts=self.rollouts, news=news, nodes=nodes, starts=starts,
+        )  # fmt: skip
         self.revisions = Revisions(
-            store=self.rows, ledger=self.ledger, reconcile=self.reconcile, rollouts=self.rollouts, fleet=fleet,
-            dispatch=self.plane,
-        )  # type: ignore[arg-type]  # fmt: skip
+            store=rows, ledger=self.ledger, reconcile=self.reconcile, rollouts=self.rollouts, fleet=fleet,
+            dispatch=plane,
+        )  # fmt: skip
         self.apps = Apps(
-            ledger=self.ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=fleet, nodes=None,
-        )  # type: ignore[arg-type]  # fmt: skip
+            ledger=self.ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=fleet, nodes=nodes
+        )
 
     # ---- effects -------------------------------------------------------------------------------------------
     def effect(self, run: Callable[[], None]) -> None:
@@ -213,7 +218,7 @@ class World:
                 self.end_process(row.id)
             case machine.Effect.CUT_TRAFFIC:
                 for known in (self.plane.opened, self.plane.calls):
-                    known.pop(row.id, None)  # type: ignore[attr-defined]
+                    known.pop(row.id, None)
 
     def end_process(self, id: str, reason: str = "exited") -> None:
         self.processes.pop(id, None)
@@ -236,9 +241,8 @@ class World:
         """Have one thing decided and what follows from it; the laws are checked."""
         before = self.ledger.alias(KEY)
         ready = {row.revision for row in self.ledger.live() if row.phase == RunnerPhase.READY}
-        step = reconcile_room._Step(
-            run, SimpleNamespace(done=lambda: False, set_result=lambda _: None, set_exception=self.note)
-        )
+        told: Any = SimpleNamespace(done=lambda: False, set_result=lambda _: None, set_exception=self.note)
+        step = reconcile_room._Step(run, told)
         self.error: Exception | None = None
         self.reconcile._asked.clear()
         now_done(self.reconcile._decide([step]))
