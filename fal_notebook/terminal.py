@@ -132,11 +132,10 @@ def _session() -> SessionRequest:
 
 
 def _find_app(ref: str) -> Target:
+    from fal_notebook.commands.project import load_app
     from fal_notebook.commands.reference import is_file_reference, load
 
-    if not is_file_reference(ref):
-        raise UsageError(f"`{ref}` is not a file.", fix="Write `path.py` or `path.py::Class`.")
-    return load(ref)
+    return load(ref) if is_file_reference(ref) else load_app(ref)
 
 
 def _machines(profile: Profile) -> Sequence[MachineType]:

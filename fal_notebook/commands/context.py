@@ -16,6 +16,7 @@ from fal_notebook.errors import UsageError
 
 if TYPE_CHECKING:
     from fal_notebook.client import Client
+    from fal_notebook.commands.project import ProjectApp
     from fal_notebook.commands.results import Planned, Progress, Served, Shipped
     from fal_notebook.origin import Provenance
     from fal_notebook.wire import CellRef, LogLine, MachineType, SessionRequest
@@ -45,6 +46,8 @@ class Target:
     cell: CellRef | None = None
     module: ModuleType | None = None
     """The executed file; None for classes of the running notebook."""
+    project: ProjectApp | None = None
+    """The table of `pyproject.toml` by which it was named."""
 
 
 @dataclass

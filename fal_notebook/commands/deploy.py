@@ -24,7 +24,7 @@ from fal_notebook.wire_secrets import MAIN, split_alias
 __all__ = ["COMMANDS", "AppArguments", "DeployArguments", "RunArguments", "StopArguments", "run_target"]
 
 _DEV = re.compile(DEV_SUFFIX)
-_REF = "An App: `Class` in the notebook; `path.py`, `path.py::Class` anywhere"
+_REF = "An App: `Class` in the notebook; `path.py`, `path.py::Class`, a name in pyproject.toml anywhere"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,8 @@ class DeployArguments(_ShipArguments):
     """Arguments of `deploy`."""
 
     ref: str = value(_REF)
-    strategy: Strategy = flag(
-        "rolling: the new revision is ready before it takes over; recreate: it takes over at once",
-        default=Strategy.ROLLING,
+    strategy: Strategy | None = flag(
+        "rolling (the default): the new revision is ready before it takes over; recreate: it takes over at once"
     )
     attach: bool = flag("Stay until it serves or failed (as without it)", default=False)
     detach: bool = flag(
@@ -100,7 +99,7 @@ def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) 
     order = Order(
         target=target,
         kind="run",
-        app_name=args.app_name,
+        app_name=args.app_name or (target.project.app_name if target.project else None),
         auth=args.auth or AuthMode.PUBLIC,
         machine_type=args.machine_type,
         no_cache=args.no_cache,
@@ -145,19 +144,21 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked | Planned:
 
     if (args.attach and args.detach) or (args.no_scale and args.reset_scale):
         raise UsageError("These two flags say opposite things.", fix="Leave one of them out.")
+    target = ctx.find_app(args.ref)
+    project = target.project
     order = Order(
-        target=ctx.find_app(args.ref),
+        target=target,
         kind="deploy",
-        app_name=args.app_name,
-        auth=args.auth,
+        app_name=args.app_name or (project.app_name if project else None),
+        auth=args.auth or (project.auth if project else None),
         machine_type=args.machine_type,
         no_cache=args.no_cache,
         allow_large=args.allow_large,
-        strategy=args.strategy,
+        strategy=args.strategy or (project.strategy if project else None) or Strategy.ROLLING,
         message=_message(args.message),
         annotations=_annotations(args.annotation),
         detach=args.detach,
-        reset_scale=args.reset_scale,
+        reset_scale=args.reset_scale or bool(project and project.resets_scale and not args.no_scale),
         force=args.force,
         check=trigger(args.check),
         yes=args.yes,

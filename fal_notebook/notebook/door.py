@@ -20,6 +20,7 @@ from fal_notebook.app import App
 from fal_notebook.client import connect
 from fal_notebook.commands.context import Answer, Context, Target
 from fal_notebook.commands.deploy import AppArguments, run_target
+from fal_notebook.commands.project import is_named, load_app
 from fal_notebook.commands.reference import is_file_reference, load, own_apps
 from fal_notebook.commands.registry import HelpWanted, find, nearest, parse, taken
 from fal_notebook.commands.results import Checked, Planned, Shipped
@@ -177,6 +178,8 @@ class Door:
         names = list(own_apps(self.shell.user_ns))
         if item is not None:
             raise UsageError(f"`{ref}` is {_article(item)}, not an App class.", fix=_have(names))
+        if is_named(ref):
+            return load_app(ref)
         like = nearest(ref, names)
         raise UsageError(
             f"There is no App `{ref}` in this notebook.",
