@@ -22,6 +22,7 @@ from typing import Any
 
 from fal_notebook.runtime.cage import CagePool
 from fal_notebook.runtime.host_follow import Follower
+from fal_notebook.runtime.host_gpus import GpuWatch
 from fal_notebook.runtime.host_guardian import ORPHAN_GRACE_S, Guardian
 from fal_notebook.runtime.host_holdings import Holdings
 from fal_notebook.runtime.host_leftovers import RUNNER_ID, clear_runs, trim_logs
@@ -75,6 +76,7 @@ class Host:
         self._stats_timer: Timer | None = None
         self._loop = Loop()
         self._guardian = Guardian(self._loop, orphan_grace_s, self._terminate)
+        self._gpus = GpuWatch(self._loop, lambda: self._holdings, self._living, self._runner_of)
         self._cages = CagePool(is_wanted=is_caged)
         self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log", self._cages, run / "r")
         self._handlers = {
@@ -221,8 +223,7 @@ class Host:
         if not RUNNER_ID.fullmatch(runner_id):
             link.answer(message, _refused("malformed", f"{runner_id!r} is no runner id"))
             return
-        living = (runner.order for runner in self._runners.values() if runner.exit is None)
-        collision = self._holdings.collision(order, living)
+        collision = self._holdings.collision(order, (runner.order for runner in self._living()))
         if collision is not None:
             link.answer(message, _refused("conflict", collision))
             return
@@ -233,6 +234,7 @@ class Host:
             return
         link.answer(message, {"t": "started", **runner.row()})
         self._zygotes.fork(order, runner.as_fork())
+        self._gpus.wake()
 
     def _make_runner(self, runner_id: str, order: dict[str, Any]) -> Runner:
         runner = Runner(
@@ -329,6 +331,9 @@ class Host:
     def _verify_gpus(self, link: Link, message: dict[str, Any]) -> None:
         uuids = [str(one) for one in message["uuids"]]
         link.answer(message, {"t": "gpu", "gpus": self._holdings.use(uuids, self._runner_of)})
+
+    def _living(self) -> list[Runner]:
+        return [runner for runner in self._runners.values() if runner.exit is None]
 
     def _runner_of(self, pid: int) -> str | None:
         """Return the runner that a process belongs to: itself, or in its session."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from fal_notebook.runtime.cage import Cage, prepare_child
 from fal_notebook.runtime.host_ends import RunnerEnds
+from fal_notebook.runtime.host_holdings import devices_of
 from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
 from fal_notebook.runtime.host_memory import MemoryWatch
@@ -290,6 +291,18 @@ class Runner:
         if self.state != "ended" and self._has_process("oom"):
             self._signal_kill()
 
+    def parts(self) -> dict[str, int]:
+        """Return hundredths of each device that it holds."""
+        return devices_of(self.order)
+
+    def exceed_gpu(self, used_mb: int, limit_mb: int) -> None:
+        """End it now: it uses more of a GPU than its part."""
+        what = f"Its part of the GPU has {limit_mb} MB, the runner used {used_mb} MB for five seconds."
+        fix = "Ask for a larger part with `num_gpus`, or for a whole GPU."
+        self._error = _error("runner.gpu_memory_exceeded", what, fix, None)
+        self._error |= {"details": {"limit_mb": limit_mb, "used_mb": used_mb}}
+        self._exceed()
+
     def reaped(self, code: int | None, number: int | None) -> None:
         """Note that its process has ended; makes the exit record."""
         if self._pidfd is not None:
@@ -381,7 +394,7 @@ class Runner:
         if reason == "startup_timeout":
             return self._overdue()
         if reason == "oom":
-            return self._out_of_memory()
+            return self._error or self._out_of_memory()
         if self.start_kind == "spawn" and code == 127:
             last = self.log.tail[-1] if self.log.tail else "the image's Python is missing"
             return _error(

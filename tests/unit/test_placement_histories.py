@@ -245,6 +245,7 @@ def test_the_hosts_lock_holds_where_the_backend_errs() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_gpu_is_leased_twice_in_ten_thousand_histories() -> None:
     for seed in range(10_000):
         live_through(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fal_backend.domain.scaling import Crashes, Idle, Snapshot, decide
 from fal_backend.domain.simulate import Outcome, simulate
 from hypothesis import given, settings
@@ -77,9 +78,7 @@ _SCALES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=100)
-@given(_CALLS, _SCALES, st.floats(0, 10), st.integers(1, 6))
-def test_every_call_is_served_or_counted_and_limits_hold(
+def _served_or_counted(
     calls: list[tuple[float, float]], limits: ScaleSpec, start_s: float, room: int
 ) -> None:
     found = simulate(calls, limits, start_s=start_s, room=room)
@@ -89,18 +88,7 @@ def test_every_call_is_served_or_counted_and_limits_hold(
     assert all(wait >= 0 for wait in found.waits)
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    _SCALES,
-    st.integers(0, 20),
-    st.integers(0, 20),
-    st.floats(0, 60),
-    st.integers(0, 3),
-    st.integers(0, 3),
-    st.lists(st.floats(0, 100), max_size=5),
-    st.integers(0, 3),
-)
-def test_decisions_stay_within_the_limits_and_never_start_and_end_at_once(
+def _within_the_limits(
     limits: ScaleSpec,
     running: int,
     waiting: int,
@@ -134,3 +122,27 @@ def test_decisions_stay_within_the_limits_and_never_start_and_end_at_once(
     )
     again = decide(limits, after, 100.0)
     assert (again.start, again.withdraw, again.drain) == (0, (), ())
+
+
+_TRAFFIC = given(_CALLS, _SCALES, st.floats(0, 10), st.integers(1, 6))
+_SNAPSHOTS = given(
+    _SCALES,
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.floats(0, 60),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.lists(st.floats(0, 100), max_size=5),
+    st.integers(0, 3),
+)
+_few, _many = settings(deadline=None, max_examples=100), settings(deadline=None, max_examples=10_000)
+
+test_every_call_is_served_or_counted_and_limits_hold = _few(_TRAFFIC(_served_or_counted))
+test_decisions_stay_within_the_limits_and_never_start_and_end_at_once = _few(_SNAPSHOTS(_within_the_limits))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_both_hold_ten_thousand_times() -> None:
+    _many(_TRAFFIC(_served_or_counted))()
+    _many(_SNAPSHOTS(_within_the_limits))()

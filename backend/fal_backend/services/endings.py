@@ -8,7 +8,7 @@ from typing import Any
 from fal_backend.domain.records import Runner, RunnerPhase
 from fal_backend.domain.runner import OUT_OF_MEMORY
 from fal_backend.ports import HostExited
-from fal_notebook.errors import RunnerError
+from fal_notebook.errors import FalError, MachineError, RunnerError
 from fal_notebook.wire import AppSpec
 
 __all__ = ["ending", "no_runner"]
@@ -33,8 +33,16 @@ def ending(row: Runner, news: HostExited, spec: AppSpec) -> tuple[str, str]:
     return reason, json.dumps(body | {"details": details})
 
 
-def no_runner(startup_s: float, class_name: str) -> str:
-    """Return the error of a rollout whose runners never became ready, as JSON."""
+def no_runner(startup_s: float, class_name: str, short: str | None = None) -> str:
+    """Return the error of a rollout whose runners never became ready, as JSON; short: why none found a place."""
+    if short is not None:
+        return _json(
+            MachineError(
+                f"No runner of {class_name} found a place within {2 * startup_s:g} s: {short}.",
+                fix="Free a machine, name more `machine_type`s, or deploy with `--strategy recreate`.",
+                code="machine.no_capacity",
+            )
+        )
     return _json(
         RunnerError(
             f"No runner of {class_name} became ready within {2 * startup_s:g} s.",
@@ -91,6 +99,6 @@ def _how(news: HostExited) -> str:
     return f"signal {news.signal}" if news.signal is not None else f"exit code {news.code}"
 
 
-def _json(error: RunnerError) -> str:
+def _json(error: FalError) -> str:
     body: dict[str, Any] = error.to_dict()
     return json.dumps(body)

@@ -6,7 +6,6 @@ with its event, and only while the runner that was seen ready still is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,7 +27,6 @@ from fal_backend.services.endings import no_runner
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import AppKey, Draft, app_key, revisions_of
-from fal_notebook.errors import MachineError
 from fal_notebook.wire import DeploymentState, ScaleSpec
 from fal_notebook.wire_secrets import split_alias
 
@@ -174,16 +172,15 @@ class Rollouts:
     def _ensure_runner(self, draft: Draft, row: Deployment) -> Deployment:
         if not self._capacity.is_open:
             return row
-        try:
-            self._capacity.start(draft, draft.need(Revision, row.revision))
-        except MachineError as error:
-            return self.apply(draft, row, rollout.Refused(json.dumps(error.to_dict())))
+        self._capacity.start(draft, draft.need(Revision, row.revision))
         return row
 
     def _overdue(self, draft: Draft, row: Deployment) -> Deployment:
         spec = self._fleet.spec_of(draft.need(Revision, row.revision))
         startup_s = spec.scale.startup_timeout or 600
-        error = no_runner(startup_s, spec.class_name)
+        live = draft.live_of(row.revision)
+        short = next((one.reason for one in live if one.phase == RunnerPhase.PENDING and one.reason), None)
+        error = no_runner(startup_s, spec.class_name, short)
         return self.apply(draft, row, rollout.Tick(2 * startup_s * _SECOND, error))
 
     def _switch(self, draft: Draft, row: Deployment) -> Deployment:
