@@ -102,6 +102,9 @@ def test_a_secret_is_in_the_runner_and_nowhere_else(shared: Stack) -> None:
     assert [line for line in lines if line.startswith("split")] == ["split *** joined"]
     assert any(line == "raw ***" for line in lines)
     assert not found_in_processes(CANARY)
+    acts = json.dumps(shared.api("GET", "/audit").json())
+    assert "secret.set" in acts
+    assert "main/CANARY" in acts
     # The test's own source file names the value's variable only.
     assert found_on_disk(shared.root, CANARY, "only-for-those-who-ask") == []
     assert shared.api("DELETE", "/apps/nowhere").status_code == 200

@@ -12,6 +12,7 @@ from fal_backend.domain import rollout
 from fal_backend.domain.environments import checked_environment, not_empty, unknown_environment
 from fal_backend.domain.records import Account, Alias, Environment
 from fal_backend.domain.records_secrets import Secret
+from fal_backend.services.accounts import Act, recorded
 from fal_backend.services.deploy import Deploy
 from fal_backend.services.ledger import Draft, Ledger
 from fal_backend.services.reconcile import Reconcile
@@ -41,27 +42,26 @@ class Environments:
         main = EnvironmentInfo(name=MAIN, is_default=True, created_at=moment(owner.created_at))
         return [main, *(_info(row) for row in rows)]
 
-    async def create(self, account: str, name: str, description: str | None) -> EnvironmentInfo:
+    async def create(self, act: Act, name: str, description: str | None) -> EnvironmentInfo:
         """Make an environment. Raises: UsageError, ConflictError when it is there."""
         checked_environment(name)
-        row = await self._reconcile.submit(lambda draft: _create(draft, account, name, description))
-        log.info("environment.created", account=account, name=name)
+        row = await self._reconcile.submit(lambda draft: _create(draft, act, name, description))
+        log.info("environment.created", account=act.who.account, name=name)
         return _info(row)
 
-    async def delete(self, account: str, name: str, *, with_all: bool) -> EnvironmentDeleted:
+    async def delete(self, act: Act, name: str, *, with_all: bool) -> EnvironmentDeleted:
         """Delete an environment; with_all: with its apps and secrets.
 
         Raises: NotFoundError, UsageError for `main`, ConflictError that says what is in it.
         """
         if name == MAIN:
             raise UsageError(f"The environment `{MAIN}` cannot be deleted.", code="usage.environment_name")
-        gone = await self._reconcile.submit(
-            lambda draft: self._delete(draft, account, name, with_all=with_all)
-        )
-        log.info("environment.deleted", account=account, name=name, apps=len(gone.apps))
+        gone = await self._reconcile.submit(lambda draft: self._delete(draft, act, name, with_all=with_all))
+        log.info("environment.deleted", account=act.who.account, name=name, apps=len(gone.apps))
         return gone
 
-    def _delete(self, draft: Draft, account: str, name: str, *, with_all: bool) -> EnvironmentDeleted:
+    def _delete(self, draft: Draft, act: Act, name: str, *, with_all: bool) -> EnvironmentDeleted:
+        account = act.who.account
         row = draft.get(Environment, f"{account}/{name}")
         if row is None:
             raise unknown_environment(name, self._ledger.environments(account))
@@ -75,6 +75,8 @@ class Environments:
         for one in secrets:
             draft.delete(one)
         draft.delete(row)
+        facts = {"apps": apps, "secrets": names}
+        draft.change(recorded(act, "environment.delete", name, account=account, before=facts))
         return EnvironmentDeleted(name=name, apps=apps, secrets=names)
 
     def _apps(self, draft: Draft, account: str, environment: str) -> list[str]:
@@ -89,12 +91,14 @@ class Environments:
         return sorted(app for app in there | coming if split_alias(app)[1] == environment)
 
 
-def _create(draft: Draft, account: str, name: str, description: str | None) -> Environment:
+def _create(draft: Draft, act: Act, name: str, description: str | None) -> Environment:
+    account = act.who.account
     id = f"{account}/{name}"
     if draft.get(Environment, id) is not None:
         raise ConflictError(f"There is an environment '{name}' already.", code="conflict.environment")
     row = Environment(id, account, name, draft.now, description)
     draft.change(row)
+    draft.change(recorded(act, "environment.create", name, account=account))
     return row
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from fal_backend.domain.records import (
     Account,
     Alias,
+    AuditEntry,
     DataKey,
     Deployment,
     Environment,
@@ -72,6 +73,8 @@ class _Tables:
         if isinstance(row, Session) and row.ended_at is not None:
             self.forget(Session, row.id)
             return
+        if isinstance(row, AuditEntry):
+            return  # written and read in the store alone
         self.rows[type(row)][row.id] = row
         if isinstance(row, Runner):
             self._index_runner(row)

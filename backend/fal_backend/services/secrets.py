@@ -28,6 +28,7 @@ from fal_backend.domain.secrets import (
     stamps_json,
 )
 from fal_backend.ports import SecretBox
+from fal_backend.services.accounts import Act, recorded
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import Draft, Ledger
 from fal_backend.services.reconcile import Reconcile
@@ -66,23 +67,25 @@ class Secrets:
         ]
 
     async def set(
-        self, account: str, name: str, value: str, environment: str, default_exposed: bool | None
+        self, act: Act, name: str, value: str, environment: str, default_exposed: bool | None
     ) -> SecretSet:
         """Keep a value under a name. Raises: UsageError, LimitError, NotFoundError, BackendError."""
+        account = act.who.account
         checked_value(checked_secret_name(name), value)
         row = await self._reconcile.submit(
-            lambda draft: self._set(draft, account, environment, name, value, default_exposed)
+            lambda draft: self._set(draft, act, environment, name, value, default_exposed)
         )
         log.info("secret.set", account=account, environment=environment, name=name, number=row.number)
         return SecretSet(secret=_info(row), stale=self._stale_apps(account, environment))
 
-    async def unset(self, account: str, name: str, environment: str) -> SecretSet:
+    async def unset(self, act: Act, name: str, environment: str) -> SecretSet:
         """Remove a secret. Raises: NotFoundError."""
-        await self._reconcile.submit(lambda draft: self._unset(draft, account, environment, name))
+        account = act.who.account
+        await self._reconcile.submit(lambda draft: self._unset(draft, act, environment, name))
         log.info("secret.unset", account=account, environment=environment, name=name)
         return SecretSet(stale=self._stale_apps(account, environment))
 
-    async def rotate(self) -> SecretsRotated:
+    async def rotate(self, act: Act) -> SecretsRotated:
         """Encrypt every secret anew: under a new data key, wrapped with a new master key where the file is ours.
 
         Raises: BackendError when a secret cannot be opened; then nothing has changed.
@@ -90,7 +93,7 @@ class Secrets:
         async with self._rotating:
             if self._box.is_ours:
                 await asyncio.to_thread(self._box.make_master)
-            count = await self._reconcile.submit(self._reseal)
+            count = await self._reconcile.submit(lambda draft: self._reseal(draft, act))
             await asyncio.to_thread(self._box.forget_masters)
         log.info("secret.rotated", secrets=count, is_master_new=self._box.is_ours)
         return SecretsRotated(secrets=count, is_master_new=self._box.is_ours)
@@ -140,12 +143,13 @@ class Secrets:
     def _set(
         self,
         draft: Draft,
-        account: str,
+        act: Act,
         environment: str,
         name: str,
         value: str,
         default_exposed: bool | None,
     ) -> Secret:
+        account = act.who.account
         self._check_in(draft, account, environment)
         before = draft.get(Secret, f"{account}/{environment}/{name}")
         if before is None and len(_in(draft.all(Secret), account, environment)) >= MAX_SECRETS:
@@ -159,11 +163,14 @@ class Secrets:
         row = replace(row, data_key=key.id)
         sealed = replace(row, sealed=self._box.seal(key, value, bound_to(row)))
         draft.change(sealed)
+        facts = {"number": row.number, "default_exposed": bool(row.default_exposed)}
+        draft.change(recorded(act, "secret.set", f"{environment}/{name}", account=account, after=facts))
         data = {"environment": environment, "name": name}
         draft.emit(f"secret/{environment}/{name}", "secret.set", data, account=account)
         return sealed
 
-    def _unset(self, draft: Draft, account: str, environment: str, name: str) -> None:
+    def _unset(self, draft: Draft, act: Act, environment: str, name: str) -> None:
+        account = act.who.account
         self._check_in(draft, account, environment)
         row = draft.get(Secret, f"{account}/{environment}/{name}")
         if row is None:
@@ -174,10 +181,11 @@ class Secrets:
                 code="secret.not_found",
             )
         draft.delete(row)
+        draft.change(recorded(act, "secret.unset", f"{environment}/{name}", account=account))
         data = {"environment": environment, "name": name}
         draft.emit(f"secret/{environment}/{name}", "secret.unset", data, account=account)
 
-    def _reseal(self, draft: Draft) -> int:
+    def _reseal(self, draft: Draft, act: Act) -> int:
         rows = draft.all(Secret)
         old = draft.all(DataKey)
         keys = {key.id: key for key in old}
@@ -190,6 +198,7 @@ class Secrets:
             )
         for one in old:
             draft.delete(one)
+        draft.change(recorded(act, "secret.rotate", key.id, account=act.who.account))
         return len(rows)
 
     def _data_key(self, draft: Draft) -> DataKey:
