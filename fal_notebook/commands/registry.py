@@ -217,7 +217,7 @@ def _add(built: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: An
     kind = _plain(hint)
     options: dict[str, Any] = {"help": meta["help"]}
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        options |= {"type": kind, "choices": list(kind), "metavar": "|".join(kind)}
+        options |= {"type": _member_of(kind), "choices": list(kind), "metavar": "|".join(kind)}
     elif kind in (int, float):
         options["type"] = kind
     if meta.get("metavar"):
@@ -235,6 +235,22 @@ def _add(built: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: An
     if meta.get("many"):
         options["action"] = "append"
     built.add_argument(*names, dest=field.name, default=[] if meta.get("many") else field.default, **options)
+
+
+def _member_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """Return what turns a word into a member; a wrong one is answered with all that there are."""
+
+    def convert(word: str) -> StrEnum:
+        try:
+            return kind(word)
+        except ValueError:
+            like = nearest(word, list(kind))
+            guess = f" (did you mean {like[0]!r}?)" if like else ""
+            raise argparse.ArgumentTypeError(
+                f"must be one of {', '.join(kind)}, not {word!r}{guess}"
+            ) from None
+
+    return convert
 
 
 def _plain(hint: Any) -> Any:

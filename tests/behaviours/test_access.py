@@ -201,7 +201,7 @@ def by_file(shared: Stack, notebook: Notebook) -> str:
     assert done.returncode != 0
     flag = shared.cli("deploy", str(path), "--auth", "secret")
     assert flag.returncode == 2
-    assert "private" in flag.stderr
+    assert "must be one of private, public, shared" in flag.stderr
     return done.stderr
 
 

@@ -128,6 +128,9 @@ def test_what_another_account_owns_is_not_there() -> None:
         ("DELETE", "/sessions/a", "deploy"),
         ("GET", "/runners/r-1/exec", "deploy"),
         ("POST", "/runners/r-1/stop", "deploy"),
+        ("GET", "/nodes", "read"),
+        ("PUT", "/machines/XL", "govern"),
+        ("POST", "/nodes/a/devices/b/release", "govern"),
     ],
 )
 def test_a_path_says_what_is_done(method: str, path: str, operation: str) -> None:

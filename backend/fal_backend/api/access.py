@@ -47,11 +47,16 @@ def may_call(
     auth: Authority, info: RouteInfo, authorization: bytes | None, operation: Operation = Operation.RUN
 ) -> Principal | None:
     """Return who may call the app; of a public one nobody is asked for a key. Raises: Refusal 401, 403."""
-    if info.auth is AuthMode.PUBLIC and may(None, operation, info) is Verdict.OK:
+    if info.auth is AuthMode.PUBLIC:
+        # What `may` says of everybody, without asking who it is.
         return None
-    asker = presented(auth, authorization)
-    check_call(asker, info, operation)
-    return asker.principal
+    try:
+        principal = auth.principal(authorization)
+    except AuthError as error:
+        raise Refusal(401, error.message) from error
+    if may(principal, operation, info) is not Verdict.OK:
+        check_call(Presented(principal), info, operation)
+    return principal
 
 
 def check_call(asker: Presented, info: RouteInfo, operation: Operation = Operation.RUN) -> None:

@@ -257,7 +257,8 @@ class Control:
 
     async def build_log(self, hash: str, who: Who, after: int = 0, follow: bool = False) -> Response:
         """Stream the log of an image's build."""
-        if not _HASH.fullmatch(hash) or not self._images.has_log(hash):
+        is_theirs = _HASH.fullmatch(hash) and await self._catalog.uses_image(who.account, hash)
+        if not is_theirs or not self._images.has_log(hash):
             raise NotFoundError(f"There is no build log of image {hash[:80]}.", code="image.not_found")
         lines = self._images.lines(hash, after=after, follow=follow)
         return self._streams.respond(lines, encode_line, ends=True, who=who)

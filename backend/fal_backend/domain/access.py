@@ -99,7 +99,11 @@ _RIGHTS: dict[Operation, Right] = {
 
 _CALLS = frozenset({Operation.RUN, Operation.QUEUE, Operation.STREAM, Operation.WS})
 _REQUESTS = frozenset({Operation.STATUS, Operation.RESULT, Operation.CANCEL})
-_NOTHING: frozenset[Right] = frozenset()
+_GRANTED: dict[str, frozenset[Operation]] = {
+    scope: frozenset(operation for operation, right in _RIGHTS.items() if right in rights)
+    for scope, rights in SCOPES.items()
+}
+_NOTHING: frozenset[Operation] = frozenset()
 
 
 class Verdict(StrEnum):
@@ -181,11 +185,12 @@ def may(
         return Verdict.OK
     if asker is None:
         return Verdict.NO_KEY
-    if _RIGHTS[operation] not in SCOPES.get(asker.scope, _NOTHING):
+    if operation not in _GRANTED.get(asker.scope, _NOTHING):
         return Verdict.FORBIDDEN
     if is_call:
-        is_open = target.auth is AuthMode.SHARED or belongs(asker, target.account)
-        return Verdict.OK if is_open else Verdict.FORBIDDEN
+        if asker.account == target.account or target.auth is AuthMode.SHARED:
+            return Verdict.OK
+        return Verdict.OK if belongs(asker, target.account) else Verdict.FORBIDDEN
     if operation in _REQUESTS:
         is_theirs = belongs(asker, submitter) or belongs(asker, target.account)
         return Verdict.OK if is_theirs else Verdict.FORBIDDEN
@@ -217,6 +222,9 @@ _BY_PLACE: tuple[tuple[str, Operation], ...] = (
 )
 """What the first part of a path of the control API is about, whatever the method."""
 
+_HOUSE = ("/machines", "/nodes")
+"""What belongs to the backend: everybody may look, its admins may change it."""
+
 _ACTING = ("/exec", "/shell")
 """Ends of paths that change something although they may be asked for with GET: a websocket is."""
 
@@ -228,6 +236,8 @@ def operation_of(method: str, path: str) -> Operation:
             return operation
     if method in ("GET", "HEAD") and not path.endswith(_ACTING):
         return Operation.LOGS if path.endswith("/log") else Operation.READ
+    if path.startswith(_HOUSE):
+        return Operation.GOVERN
     if method == "DELETE" and path.startswith("/environments/"):
         return Operation.SECRETS
     return Operation.DELETE if method == "DELETE" and path.startswith("/apps/") else Operation.DEPLOY

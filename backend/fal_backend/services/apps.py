@@ -57,7 +57,8 @@ class Apps:
             raise UsageError("A temporary app has one runner.", fix="Deploy it to scale it.")
         scale = scaled(scale_of(alias.scale_json), changes, given=given)
         draft.change(replace(alias, scale_json=scale.model_dump_json()))
-        draft.emit(f"app/{key[1]}", "app.scaled", scale.model_dump(exclude_none=True), app=key[1])
+        data = scale.model_dump(exclude_none=True)
+        draft.emit(f"app/{key[1]}", "app.scaled", data, app=key[1], account=key[0])
 
     async def restart(self, account: str, app: str, author: Author, *, force: bool) -> tuple[int, str | None]:
         """Replace an app's runners by new ones of the same revision; return (how many, the rollout's id).

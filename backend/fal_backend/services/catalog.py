@@ -107,6 +107,14 @@ class Catalog:
         if self._ledger.alias((account, name)) is None:
             raise NotFoundError(f'There is no app "{name}".', fix="`apps list` shows what there is.")
 
+    async def uses_image(self, account: str, hash: str) -> bool:
+        """Return whether an account has a revision with this image."""
+        known = (row for row in self._ledger.all(Revision) if row.image == hash)
+        if any(row.account == account for row in known):
+            return True
+        rows = await self._store.read(lambda reader: reader.find(Revision, image=hash))
+        return any(row.account == account for row in rows)
+
     async def public_app(self, owner: str, alias: str, base_url: str) -> AppDetail | None:
         """Return an app that anyone may call, without a key or with any; else None."""
         row = self._ledger.get(Alias, f"{owner}/{alias}")
