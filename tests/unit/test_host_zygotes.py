@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fal_notebook.runtime.cage import CagePool
 from fal_notebook.runtime.host_zygotes import Zygote, ZygoteTable
 from fal_notebook.runtime.loop import Loop
 
@@ -25,7 +26,7 @@ class Table:
 
     def __init__(self, folder: Path) -> None:
         self.loop = Loop()
-        self.zygotes = ZygoteTable(self.loop, folder / "zygotes.log")
+        self.zygotes = ZygoteTable(self.loop, folder / "zygotes.log", CagePool(is_wanted=False), folder)
         self.python = folder / "python"
         self.python.write_text(STAND_IN)
         self.python.chmod(0o755)
