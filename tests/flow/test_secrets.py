@@ -325,3 +325,42 @@ def test_a_value_is_piped_in_or_asked_for_and_never_shown(shared: Stack) -> None
     listed = shared.cli("secrets", "list")
     assert "CANARY" in listed.stdout
     assert LATER not in listed.stdout
+
+
+def test_a_temporary_app_of_an_environment_has_its_secrets_and_ends(shared: Stack) -> None:
+    assert shared.cli("environments", "create", "trial").returncode == 0
+    put(shared, "CANARY", LATER, environment="trial")
+    notebook = Notebook(shared)
+    try:
+        _, url = notebook.run_app(source("Brief"), "--env trial")
+        alias = next(
+            one["alias"] for one in shared.api("GET", "/apps?ephemeral=1").json()["apps"] if one["ephemeral"]
+        )
+        assert alias.startswith("brief-dev-")
+        assert alias.endswith("--trial")
+        answer = shared.call(f"{shared.url}/run/{shared.owner}/{alias}", {}, key=False)
+        assert answer.json()["value"] == LATER
+        assert f"{url}--trial".endswith(alias)
+        refused = shared.cli("environments", "delete", "trial")
+        assert refused.returncode == 1
+        assert alias in refused.stderr
+        assert "CANARY" in refused.stderr
+        assert "--yes" in refused.stderr
+        stopped = notebook.run("%fal stop Brief")
+        assert stopped.error is None, stopped.text
+        deleted = shared.cli_json("environments", "delete", "trial", "--yes")
+        assert deleted["secrets"] == ["CANARY"]
+        assert shared.call(f"{shared.url}/run/{shared.owner}/{alias}", {}, key=False).status_code == 404
+    finally:
+        notebook.close()
+
+
+def test_main_is_always_there(shared: Stack) -> None:
+    assert shared.cli("environments", "delete", "main", "--yes").returncode == 2
+    twice = [shared.cli("environments", "create", "twice") for _ in range(2)]
+    assert [one.returncode for one in twice] == [0, 1]
+    assert "already" in twice[1].stderr
+    listed = shared.cli_json("environments", "list")["environments"]
+    assert listed[0]["name"] == "main"
+    assert listed[0]["is_default"] is True
+    assert set(listed[0]) == {"name", "description", "is_default", "created_at"}

@@ -86,6 +86,18 @@ def test_each_way_of_writing_a_secret_is_masked(value: str, write: object, befor
     assert encoded[: len(encoded) - 1] not in out
 
 
+def test_one_among_many_is_found_too() -> None:
+    values = [f"value-{number:03}-of-many!" for number in range(200)]
+    redactor = Redactor(values)
+    assert redactor.mask("nothing here") == "nothing here"
+    assert redactor.mask("") == ""
+    for value in values[::20]:
+        assert (
+            redactor.mask(f"a {value} b {base64.b64encode(value.encode()).decode()} c")
+            == f"a {MASK} b {MASK} c"
+        )
+
+
 def test_each_line_of_a_key_with_several_lines_is_masked() -> None:
     key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nabcdefghijklmnop\n-----END KEY-----\n"
     redactor = Redactor([key])
