@@ -1,0 +1,182 @@
+"""Deployments: one that changes nothing, a rollback, and both beside a thousand apps of ten revisions.
+
+The thousand apps are rows copied from one that was deployed, written while no backend runs. A rollback's own time is
+what is left of it without the start of the App's runner, which the runner tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+from fal_backend.adapters.store.opening import open_store
+from fal_backend.domain.records import Alias, Deployment, Revision
+from fal_backend.ports import Tx
+
+from benchmarks.figures import Figure, median_of
+from tests.stack import Notebook, Stack, stack, wait_for
+
+SAMPLES = 9
+APPS, REVISIONS = 1_000, 10
+
+SOURCE = """
+import fal
+
+class Bench(fal.App):
+    machine_type = "XS"
+    keep_alive = 300
+
+    @fal.endpoint("/")
+    def run(self) -> dict:
+        return {{"v": {number}}}
+"""
+
+
+def seconds(act: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+class Api:
+    """The control API over one connection, as a warm client has it."""
+
+    def __init__(self, live: Stack) -> None:
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(live.places.api_socket)),
+            base_url="http://backend/api/v1",
+            headers={"Authorization": f"Key {live.key}"},
+            timeout=60,
+        )
+
+    def get(self, path: str) -> Any:
+        return self._http.get(path).raise_for_status().json()
+
+    def set_revision(self, app: str, revision: str) -> dict[str, Any]:
+        answer = self._http.post(f"/apps/{app}/revision", json={"revision": revision}).raise_for_status()
+        found: dict[str, Any] = answer.json()
+        while found["state"] not in ("draining", "done"):
+            assert found["state"] in ("building", "verifying", "switching"), found
+            time.sleep(0.005)
+            found = self.get(f"/deployments/{found['deployment_id']}")
+        return found
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _rollbacks(api: Api) -> list[float]:
+    """Return what each rollback took beyond its runner's own start."""
+    page = api.get("/apps/bench/revisions")["revisions"]
+    ids = [one["revision"] for one in page[:2]]
+    found = []
+    for number in range(SAMPLES):
+        target = ids[(number + 1) % 2]
+        began = time.perf_counter()
+        done = api.set_revision("bench", target)
+        took = time.perf_counter() - began
+        own = sum(one["duration_s"] or 0 for one in done["phases"] if one["name"] in ("start", "setup"))
+        found.append(max(0.0, took - own))
+        wait_for(
+            "the old runner's end",
+            lambda: api.get(f"/deployments/{done['deployment_id']}")["state"] == "done",
+        )  # noqa: B023
+    return found
+
+
+def _list_and_deploy(
+    live: Stack, kernel: Notebook, first: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Return seconds of: listing over the API, a deployment that changes something, one that does not."""
+    api = Api(live)
+    listed = [seconds(lambda: api.get("/apps")) for _ in range(SAMPLES)]
+    made, same = [], []
+    for number in range(first, first + SAMPLES):
+        kernel.run(SOURCE.format(number=number))
+        made.append(float(kernel.run(TIMED).text.split()[-1]))
+        same.append(float(kernel.run(TIMED).text.split()[-1]))
+    api.close()
+    return listed, made, same
+
+
+TIMED = """
+import time as _t, io as _io, contextlib as _c
+_b = _t.perf_counter()
+with _c.redirect_stdout(_io.StringIO()):
+    get_ipython().run_line_magic("fal", "deploy Bench")
+print(_t.perf_counter() - _b)
+"""
+
+
+def _fill(live: Stack, apps: int) -> None:
+    """Add apps with ten revisions each, as copies of the one that is there."""
+
+    async def fill() -> None:
+        store, _ = open_store(live.places, asyncio.get_running_loop())
+        try:
+            alias = (await store.read(lambda reader: reader.find(Alias)))[0]
+            revision = (await store.read(lambda reader: reader.find(Revision)))[0]
+            act = (await store.read(lambda reader: reader.find(Deployment)))[0]
+            owner = alias.id.partition("/")[0]
+
+            def write(tx: Tx, numbers: range) -> None:
+                for number in numbers:
+                    name = f"other-{number}"
+                    ids = [str(uuid.uuid4()) for _ in range(REVISIONS)]
+                    for id in ids:
+                        tx.insert(replace(revision, id=id, app=name))
+                        made = replace(act, id=f"d-{id}", app=name, revision=id, state="done", runner=None)
+                        tx.insert(replace(made, ended_at=act.created_at))
+                    tx.insert(replace(alias, id=f"{owner}/{name}", name=name, revision=ids[-1], version=0))
+
+            for start in range(0, apps, 100):
+                numbers = range(start, min(start + 100, apps))
+                await store.write(lambda tx, numbers=numbers: write(tx, numbers))  # type: ignore[misc]
+        finally:
+            await store.close()
+
+    asyncio.run(fill())
+
+
+def _beside(apps: int) -> tuple[list[float], list[float], list[float], list[float]]:
+    with stack() as live:
+        live.deploy(SOURCE.format(number=-1), name="bench.py")
+        live.deploy(SOURCE.format(number=-2), name="bench.py")
+        live.stop()
+        _fill(live, apps - 1)
+        live.start()
+        kernel = Notebook(live)
+        try:
+            kernel.run(SOURCE.format(number=-2))
+            kernel.run(TIMED)
+            listed, made, same = _list_and_deploy(live, kernel, first=0)
+            api = Api(live)
+            back = _rollbacks(api)
+            api.close()
+        finally:
+            kernel.close()
+    return listed, made, same, back
+
+
+def run() -> list[Figure]:
+    """Measure with ten apps, then with a thousand."""
+    few, many = _beside(10), _beside(APPS)
+    ratio = [statistics.median(b) / statistics.median(a) for a, b in zip(few, many, strict=True)]
+    return [
+        median_of("redeploy that changes nothing, in a kernel, 10 apps", few[2], "s", needed=0.5),
+        median_of("the same, 1,000 apps of 10 revisions", many[2], "s", needed=0.5),
+        median_of("rollback beyond the App's own start, 10 apps", few[3], "s", needed=0.5),
+        median_of("the same, 1,000 apps", many[3], "s", needed=0.5),
+        median_of("apps listed over the API, 10 apps", few[0], "s"),
+        median_of("the same, 1,000 apps", many[0], "s"),
+        median_of("list: 1,000 apps to 10", [ratio[0]], "x", needed=2.0),
+        median_of("deploy of a changed App in a kernel, 10 apps", few[1], "s"),
+        median_of("the same, 1,000 apps", many[1], "s"),
+        median_of("deploy: 1,000 apps to 10", [ratio[1]], "x", needed=2.0),
+    ]
