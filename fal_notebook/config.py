@@ -24,6 +24,7 @@ __all__ = [
     "PLAIN_HTTP",
     "Key",
     "Profile",
+    "acting_team",
     "choose_team",
     "chosen_team",
     "is_loopback",
@@ -108,21 +109,26 @@ def resolve(
     named_home = home or env.get("FAL_NB_HOME")
     places = Places(Path(named_home).expanduser() if named_home else default_home())
     named = host or env.get("FAL_NB_URL")
-    asked = team or env.get("FAL_TEAM")
     if not named:
-        return Profile(places, team=asked or chosen_team(places, None))
+        return Profile(places, team=team or acting_team(places, None, env))
     source = "--host" if host else "FAL_NB_URL"
     url = _checked(named, source)
     if _is_own(url, places):
-        return Profile(places, team=asked or chosen_team(places, None))
+        return Profile(places, team=team or acting_team(places, None, env))
     return Profile(
         places,
         url,
         _parsed(env.get("FAL_KEY")),
         source,
         env.get(PLAIN_HTTP) == "1",
-        team=asked or chosen_team(places, url),
+        team=team or acting_team(places, url, env),
     )
+
+
+def acting_team(places: Places, url: str | None, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the team that environment or `account set` name for a backend."""
+    env = os.environ if environ is None else environ
+    return env.get("FAL_TEAM") or chosen_team(places, url)
 
 
 def chosen_team(places: Places, url: str | None) -> str | None:

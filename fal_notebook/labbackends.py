@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fal_notebook.config import Profile, is_loopback
+from fal_notebook.config import Profile, acting_team, is_loopback
 from fal_notebook.embedded import ensure_backend
 from fal_notebook.errors import AuthError, BackendError, FalError
 
@@ -103,7 +103,9 @@ class Backend:
         if self.profile.url is not None and time.monotonic() > self._checked_until:
             await self._check(self.profile.url)
             self._checked_until = time.monotonic() + PROOF_S
-        return {"authorization": proof}
+        # Asked each time: `account set` in a notebook holds for the panel beside it too.
+        team = acting_team(self.profile.places, self.profile.url)
+        return {"authorization": proof} | ({"x-fal-team": team} if team else {})
 
     async def ask_instance(self, nonce: str | None = None) -> dict[str, Any]:
         """Return who answers there. Raises: httpx.HTTPError, ValueError."""

@@ -111,10 +111,10 @@ def _embedded(profile: Profile) -> str:
         owner = json.loads(profile.places.local_key.read_text())["owner"]
     except (OSError, ValueError, KeyError):
         owner = "nobody yet"
-    return f"connected to {record['url']} as {owner}, environment {os.environ.get('FAL_ENV') or 'main'}."
+    return f"connected to {record['url']} as {profile.team or owner}, environment {os.environ.get('FAL_ENV') or 'main'}."
 
 
 def _named(profile: Profile) -> str:
     client = importlib.import_module("fal_notebook.client").connect(profile)
     environment = os.environ.get("FAL_ENV") or "main"
-    return f"connected to {client.identity.url} as {client.identity.owner}, environment {environment}."
+    return f"connected to {client.identity.url} as {client.owner}, environment {environment}."

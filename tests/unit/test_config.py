@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fal_notebook.config import Key, Profile, resolve
+from fal_notebook.config import Key, Profile, choose_team, resolve
 from fal_notebook.control import AsyncClient
 from fal_notebook.errors import AuthError, UsageError
 from fal_notebook.places import Places, process_start_time
@@ -122,3 +122,20 @@ def test_a_key_is_sent_over_https_and_to_this_machine(url: str, tmp_path: Path) 
 
 def test_an_address_without_a_key_may_be_any(tmp_path: Path) -> None:
     assert resolve(home=tmp_path, environ={"FAL_NB_URL": "http://fal.example.org"}).authorization() is None
+
+
+def test_the_team_of_flag_environment_and_choice(tmp_path: Path) -> None:
+    def team(**given: str) -> str | None:
+        return resolve(home=tmp_path, team=given.pop("flag", None), environ=given).team
+
+    assert team() is None
+    choose_team(Places(tmp_path), None, "crew")
+    assert team() == "crew"
+    assert team(FAL_TEAM="others") == "others"
+    assert team(FAL_TEAM="others", flag="mine") == "mine"
+    assert team(FAL_NB_URL="http://127.0.0.1:1") is None, "a choice belongs to a backend"
+    choose_team(Places(tmp_path), "http://127.0.0.1:1", "there")
+    assert team(FAL_NB_URL="http://127.0.0.1:1") == "there"
+    choose_team(Places(tmp_path), None, None)
+    assert team() is None
+    assert team(FAL_NB_URL="http://127.0.0.1:1") == "there"

@@ -27,6 +27,7 @@ _NOT_FORWARDED = frozenset(
         b"upgrade",
         b"x-fal-endpoint",
         b"x-fal-request-id",
+        b"x-fal-team",  # for whom the control API acts is no business of the App
     }
 )
 
