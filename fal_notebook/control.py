@@ -222,7 +222,9 @@ class AsyncClient:
     async def simulate(self, alias: str, request: SimulateRequest) -> Simulated:
         """Replay an app's traffic under its settings and under others. Raises: NotFoundError, UsageError."""
         data = request.model_dump_json(exclude_unset=True).encode()
-        answer = await self._send("POST", f"/api/v1/apps/{alias}/simulate", content=data, timeout=120.0)
+        answer = await self._send(
+            "POST", f"/api/v1/apps/{alias}/simulate", content=data, media="application/json", timeout=120.0
+        )
         return self._parsed(answer, Simulated)
 
     async def nodes(self) -> list[NodeInfo]:
