@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from fal_notebook.wire_secrets import is_telling
 
-__all__ = ["Leak", "find_leak", "known_values", "masked_source", "remember"]
+__all__ = ["Leak", "find_leak", "known_values", "local_names", "masked_source", "remember"]
 
 _SENSITIVE = re.compile(
     r"(?:^|_)(?:API_?KEY|ACCESS_?KEY|SECRET_?KEY|PRIVATE_?KEY|AUTH_?KEY|FAL_KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|"
@@ -37,6 +37,12 @@ _KEYS: dict[str, re.Pattern[bytes]] = {
     "a Stripe key": re.compile(rb"[rs]k_live_[A-Za-z0-9]{20,}"),
     "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
 }
+
+_READS = re.compile(r"""\b(?:environ(?:\.get\(|\[)|getenv\()\s*["'](\w+)["']""")
+_THERE = re.compile(
+    r"(?:FAL_|PYTHON|PIP_).*|PATH|HOME|LANG|TZ|IS_ISOLATE_AGENT|CUDA_VISIBLE_DEVICES|\w+_NUM_THREADS"
+)
+"""Variables that each runner has."""
 
 _set_here: dict[str, str] = {}
 
@@ -80,6 +86,13 @@ def find_leak(
         if pattern.search(payload):
             return Leak(what)
     return None
+
+
+def local_names(source: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the variables that a class reads from the environment and that are set here: a runner has its own."""
+    env = os.environ if environ is None else environ
+    found = dict.fromkeys(match[1] for match in _READS.finditer(source))
+    return [name for name in found if name in env and not _THERE.fullmatch(name)]
 
 
 def masked_source(text: str, known: Mapping[str, str] | None = None) -> str:

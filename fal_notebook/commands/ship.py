@@ -22,6 +22,7 @@ from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Planned, Progress, Shipped, Stage
 from fal_notebook.errors import AuthError, DeployError, FalError, MachineError, NotFoundError, Where
+from fal_notebook.leaks import local_names
 from fal_notebook.origin import attribute_where
 from fal_notebook.survey import Survey, survey
 from fal_notebook.wire import AppSpec, AuthMode, Deployment, DeployRequest, ErrorBody, Strategy
@@ -87,7 +88,7 @@ class _Shipment:
                 return Checked(spec, frozen.manifest, tuple(self.warnings))
             client = self.ctx.connect()
             self._check_machines(client, spec)
-            self._check_secrets(client, spec)
+            self._check_secrets(client, spec, frozen.manifest.source)
             deployment = self._send(client, frozen, spec)
             if deployment is None:
                 assert self.planned is not None, "only a plan keeps a shipment here"
@@ -127,9 +128,10 @@ class _Shipment:
         self._show(manifest=frozen.manifest, check_s=time.monotonic() - started)
         return frozen, spec
 
-    def _check_secrets(self, client: Client, spec: AppSpec) -> None:
-        """Say which of the secrets that the App names are not there: its runners would start without them."""
-        if not spec.secrets:
+    def _check_secrets(self, client: Client, spec: AppSpec, source: str) -> None:
+        """Say which secrets the App's runners would lack: those it names, and variables that are set only here."""
+        local = local_names(source)
+        if not spec.secrets and not local:
             return
         environment = self.order.environment
         try:
@@ -137,11 +139,15 @@ class _Shipment:
         except AuthError:
             # A key that may deploy need not be one that may see secrets.
             return
-        for name in [name for name in spec.secrets if name not in known]:
-            fix = f"`{self.ctx.prefix} secrets set {name}" + (
-                f" --env {environment}`." if environment != MAIN else "`."
+        command = f"{self.ctx.prefix} secrets set"
+        tail = f" --env {environment}`." if environment != MAIN else "`."
+        for name in [name for name in spec.secrets or () if name not in known]:
+            self.ctx.say(f"Secret `{name}` is not set in environment {environment}: `{command} {name}{tail}")
+        for name in [name for name in local if name not in known and name not in (spec.secrets or ())]:
+            self.ctx.say(
+                f"`{name}` is set here, but is no secret of environment {environment}: runners do not have it. "
+                f"`{command} {name} --from-env{tail}"
             )
-            self.ctx.say(f"Secret `{name}` is not set in environment {environment}: {fix}")
 
     def _lint(self, spec: AppSpec, found: Survey) -> None:
         findings = lint.lint(

@@ -10,7 +10,7 @@ import pytest
 
 from fal_notebook import App, bundle, endpoint, leaks
 from fal_notebook.errors import BundleError
-from fal_notebook.leaks import find_leak, known_values, masked_source
+from fal_notebook.leaks import find_leak, known_values, local_names, masked_source
 from fal_notebook.wire_secrets import is_telling
 
 VALUE = "hunter2-hunter2"
@@ -102,3 +102,10 @@ def test_the_source_that_goes_along_holds_no_secret() -> None:
 
 def test_a_pickle_without_secrets_passes() -> None:
     assert find_leak(pickle.dumps({"a": [1, 2, "text"]}), [], {"T": VALUE}) is None
+
+
+def test_variables_that_only_this_process_has_are_named() -> None:
+    source = (
+        "a = os.environ['A_KEY']\nb = os.getenv(\"B\", '')\nc = environ.get('C')\nd = os.environ['PATH']\n"
+    )
+    assert local_names(source, {"A_KEY": "x", "B": "y", "PATH": "/bin"}) == ["A_KEY", "B"]
