@@ -180,3 +180,86 @@ async def test_lanes_that_nothing_needs_are_forgotten() -> None:
         house.open(f"r-{n}", f"rev{n}")
         house.dispatch.cut_runner(f"r-{n}")
     assert list(house.dispatch._lanes) == ["rev49"]
+
+
+def parted(house: House, revision: str = "rev", branch: str | None = "new", percent: int = 30) -> Route:
+    """An app of which a part goes to another revision."""
+    info = RouteInfo(
+        "me", "app", "acc", AuthMode.PUBLIC, revision, split_revision=branch, split_percent=percent
+    )
+    house.dispatch.set_route(info)
+    found = house.dispatch.find(b"me/app")
+    assert found is not None
+    return found
+
+
+async def test_a_callers_side_stays_and_a_growing_part_takes_nobody_back() -> None:
+    house = House()
+    callers = [f"fk_{number}" for number in range(2_000)]
+    sides: dict[int, set[str]] = {}
+    for percent in (0, 10, 30, 90, 100):
+        route = parted(house, percent=percent)
+        sides[percent] = {one for one in callers if route.of(one).info.revision == "new"}
+        assert sides[percent] == {one for one in callers if route.of(one).is_branch}
+    assert not sides[0]
+    assert sides[0] <= sides[10] <= sides[30] <= sides[90] <= sides[100] == set(callers)
+    assert 0.07 <= len(sides[10]) / len(callers) <= 0.13
+    assert parted(house, branch=None, percent=0).of("fk_1").info.revision == "rev"
+
+
+async def test_who_waits_for_the_branch_gets_its_runner_and_moves_when_the_split_ends() -> None:
+    house = House()
+    route = parted(house)
+    assert route.branch is not None
+    plain, other = house.wait(route), house.wait(route.branch)
+    assert house.demands == ["rev", "new"]
+    house.open("r-new", revision="new")
+    assert (await other.turn).runner_id == "r-new"
+    assert not plain.turn.done()
+    late = house.wait(route.branch)
+    parted(house, branch=None, percent=0)
+    assert late.route.info.revision == "rev"
+    house.open("r-old", width=2)
+    assert {(await plain.turn).runner_id, (await late.turn).runner_id} == {"r-old"}
+
+
+async def test_promoting_the_branch_keeps_its_line_and_moves_the_rest_there() -> None:
+    house = House()
+    route = parted(house)
+    assert route.branch is not None
+    first, second = house.wait(route.branch), house.wait(route)
+    parted(house, revision="new", branch=None, percent=0)
+    house.open("r-new", revision="new", width=2)
+    assert {(await first.turn).runner_id, (await second.turn).runner_id} == {"r-new"}
+    assert house.dispatch.load("rev").waiting == 0
+
+
+async def test_a_closed_runner_with_a_call_can_take_calls_again() -> None:
+    house = House()
+    route = house.route()
+    house.open(width=2)
+    door = house.admit(route)
+    house.dispatch.close_runner("r-1")
+    assert house.dispatch.admit(route) is None
+    assert house.dispatch.can_reopen("r-1")
+    house.open(width=2)
+    assert house.admit(route) is door
+    house.dispatch.release(door)
+    house.dispatch.release(door)
+    await asyncio.sleep(0)
+    assert house.drained == []
+    house.dispatch.close_runner("r-1")
+    assert not house.dispatch.can_reopen("r-1")
+
+
+async def test_a_branch_goes_with_its_app() -> None:
+    house = House()
+    route = parted(house)
+    assert route.branch is not None
+    waiters = [house.wait(route), house.wait(route.branch)]
+    house.dispatch.drop_route("me", "app")
+    for waiter in waiters:
+        with pytest.raises(Refusal) as caught:
+            await waiter.turn
+        assert caught.value.status == 404
+    assert house.dispatch._lanes == {}

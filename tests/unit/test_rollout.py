@@ -122,3 +122,15 @@ def test_an_end_is_final_and_the_alias_moves_only_through_the_switch(events: lis
         if row.switched_at is not None and before.switched_at is None:
             assert before.state == "switching"
         assert is_before_switch(row) == (row.switched_at is None and row.state not in CLOSED)
+
+
+def test_a_detached_rollout_moves_first_and_fails_without_a_way_back() -> None:
+    moved = after(ImageReady(cached=True), Switched("old"), row=replace(NEW, detach=1))
+    assert (moved.state, moved.previous, moved.switched_at) == ("rolling_out", "old", 11)
+    assert wanted(moved) == {Effect.ENSURE_RUNNER, Effect.DRAIN_OLD}
+    assert not is_before_switch(moved)
+    assert after(RunnerReady("r-1"), row=moved).state == "draining"
+    assert after(RunnerGone("setup_failed", "{}"), row=moved).state == "failed"
+    assert after(RunnerGone("not_needed", "{}"), row=moved).state == "rolling_out"
+    assert after(Superseded(), row=moved).state == "superseded"
+    assert after(Cancelled(), row=moved) is moved

@@ -15,6 +15,7 @@ from fal_backend.domain.runner import (
     NoCapacity,
     Placed,
     Progress,
+    Resume,
     RunnerEvent,
     Stop,
     Tick,
@@ -182,3 +183,12 @@ def test_an_end_for_want_of_memory_is_said_even_of_one_that_was_being_stopped() 
     stopping = after(PLACED, Progress("ready", 30), Stop("connection_broken", deadline=60))
     ended = step(stopping, Exited("oom", 55, "{}"), 55)
     assert (ended.phase, ended.reason) == (RunnerPhase.GONE, "oom")
+
+
+def test_a_runner_that_finishes_its_calls_can_be_taken_back() -> None:
+    draining = Runner("r-1", "a", "app", "rev", "n", 1, "draining", "S", 0, 99, reason="replaced")
+    back = step(draining, Resume(), 5)
+    assert (back.phase, back.reason) == ("ready", None)
+    assert step(back, Drained(9), 6) is back, "late news of its end is ignored"
+    stopping = replace(draining, phase="stopping")
+    assert step(stopping, Resume(), 5) is stopping

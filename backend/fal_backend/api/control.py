@@ -29,7 +29,7 @@ from fal_backend.domain.access import Operation, Target, Verdict, may, operation
 from fal_backend.domain.records import EventRow
 from fal_backend.ports import Blobs, Bus
 from fal_backend.services.catalog import Catalog
-from fal_backend.services.deploy import Author, Deploy
+from fal_backend.services.deploy import Deploy
 from fal_backend.services.idleness import Idleness
 from fal_backend.services.images import Images
 from fal_backend.services.logs import LogQuery, Logs
@@ -175,7 +175,7 @@ class Control:
     # ---- deployments ---------------------------------------------------------------------------------------
     async def begin(self, body: DeployRequest, request: Request, who: Who) -> Deployment:
         """Begin a deployment; the answer does not wait for it."""
-        outcome = await self._deploy.deploy(body, who.account, Author(who.nickname, who.key_id))
+        outcome = await self._deploy.deploy(body, who.account, self._catalog.author(who))
         return await self._catalog.deployment_view(
             outcome.deployment, self.base_url(request), changed=outcome.changed
         )

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request
 from fal_backend.api.control import PREFIX, Control, Who
 from fal_backend.services.apps import Apps
 from fal_backend.services.catalog import Catalog
-from fal_backend.services.deploy import Author
 from fal_backend.services.queue import Queue
 from fal_backend.services.revisions import Revisions
 from fal_notebook.wire import AppDetail, Deployment, ScaleSpec
@@ -58,7 +57,7 @@ class _Room:
 
     async def set_revision(self, alias: str, body: SetRevision, request: Request, who: Who) -> Deployment:
         """Point an app to a revision, or give it a part of the callers."""
-        author = Author(who.nickname, who.key_id)
+        author = self._catalog.author(who)
         outcome = await self._revisions.choose(who.account, alias, body, author)
         base = self._control.base_url(request)
         return await self._catalog.deployment_view(outcome.deployment, base, changed=outcome.changed)
@@ -70,7 +69,7 @@ class _Room:
 
     async def rollout(self, alias: str, request: Request, who: Who, force: bool = False) -> Restarted:
         """Replace an app's runners."""
-        author = Author(who.nickname, who.key_id)
+        author = self._catalog.author(who)
         count, id = await self._apps.restart(who.account, alias, author, force=force)
         base = self._control.base_url(request)
         row = await self._catalog.deployment(id, who.account, base) if id is not None else None

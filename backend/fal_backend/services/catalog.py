@@ -23,6 +23,7 @@ from fal_backend.domain.records import Deployment as DeploymentRow
 from fal_backend.domain.rollout import is_before_switch
 from fal_backend.ports import Store
 from fal_backend.services.capacity import Capacity, scale_of
+from fal_backend.services.deploy import Asker, Author
 from fal_backend.services.dispatch import Dispatch, Load
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import AppKey, Ledger
@@ -101,6 +102,11 @@ class Catalog:
         if alias is None:
             raise NotFoundError(f'There is no app "{name}".', fix="`apps list` shows what there is.")
         return await self._detail(alias, base_url)
+
+    def author(self, who: Asker) -> Author:
+        """Return whose key asks: a member of a team acts for it, and signs with their own name."""
+        account = self._ledger.get(Account, who.key_account)
+        return Author(account.nickname if account is not None else None, who.key_id)
 
     def check_app(self, account: str, name: str) -> None:
         """Raise NotFoundError where there is no such app."""

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -59,7 +60,7 @@ from fal_notebook.wire import (
 )
 from fal_notebook.wire_secrets import MAIN, full_alias
 
-__all__ = ["NOBODY", "Author", "Deploy", "Forecast", "Outcome", "settled", "stale_plan"]
+__all__ = ["NOBODY", "Asker", "Author", "Deploy", "Forecast", "Outcome", "settled", "stale_plan"]
 
 log = structlog.get_logger()
 
@@ -80,6 +81,15 @@ class Outcome:
 
     deployment: Deployment
     changed: bool
+
+
+class Asker(Protocol):
+    """Who asks, by key."""
+
+    @property
+    def key_account(self) -> str: ...
+    @property
+    def key_id(self) -> str: ...
 
 
 NOBODY = Author()
