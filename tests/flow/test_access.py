@@ -335,3 +335,16 @@ def test_the_backend_keeps_an_admin_and_a_team_somebody_who_manages_it(root: Per
     assert root.ask("DELETE", f"/api/v1/teams/alone/members/{me}").status_code == 400
     assert root.ask("POST", "/api/v1/teams", {"nickname": "alone"}).status_code == 409
     assert root.ask("POST", "/api/v1/teams", {"nickname": "Not a name"}).status_code == 400
+
+
+def test_an_upload_token_ends_with_its_key(root: Person) -> None:
+    who = Person(root.url, root.new_key(preset="API"))
+    token = who.ask("POST", "/rest/storage/auth/token", {}).json()["token"]
+
+    def upload() -> int:
+        headers = {"authorization": f"Bearer {token}", "x-fal-file-name": "a.txt"}
+        return httpx.post(f"{root.url}/files/upload", content=b"a", headers=headers, timeout=30).status_code
+
+    assert upload() == 200
+    assert root.ask("DELETE", f"/api/v1/keys/{str(who.key).partition(':')[0]}").status_code == 200
+    assert upload() == 401

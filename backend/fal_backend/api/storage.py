@@ -61,6 +61,8 @@ class _Who:
 
     account: str
     is_runner: bool = False
+    key_id: str = "-"
+    """The key that was shown, now or for the token; a runner has none."""
 
 
 def runner_environment(
@@ -226,7 +228,9 @@ class Storage:
         return _Answer(
             200,
             {
-                "token": sign_words(self._keys, "upload", who.account.encode().hex(), str(expires)),
+                "token": sign_words(
+                    self._keys, "upload", who.account.encode().hex(), who.key_id, str(expires)
+                ),
                 "token_type": "Bearer",
                 "base_url": self._base(asked, who),
                 "expires_at": datetime.fromtimestamp(expires, UTC).isoformat(),
@@ -360,16 +364,20 @@ class Storage:
         principal = self._auth.principal(header)
         if principal is None or may(principal, Operation.UPLOAD, Target(principal.account)) is not Verdict.OK:
             raise AuthError("This key may not upload files.", code="auth.forbidden")
-        return _Who(principal.account)
+        return _Who(principal.account, key_id=principal.key_id)
 
     def _bearer(self, token: str) -> _Who:
         match read_words(self._keys, token):
-            case ("upload", account, expires) if time.time() < int(expires):
-                return _Who(bytes.fromhex(account).decode())
+            case ("upload", account, key_id, expires) if self._is_open(expires, key_id):
+                return _Who(bytes.fromhex(account).decode(), key_id=key_id)
             case ("runner", runner_id, account) if self._is_live(runner_id):
                 return _Who(bytes.fromhex(account).decode(), is_runner=True)
             case _:
                 raise AuthError("The token is not valid here, or no longer.", code="auth.invalid")
+
+    def _is_open(self, expires: str, key_id: str) -> bool:
+        """Return whether an upload token is still good: it ends with the key that it was made with."""
+        return time.time() < int(expires) and (key_id == "-" or self._auth.holder(key_id) is not None)
 
     def _grant(self, asked: _Asked, method: str, path: str) -> Grant:
         grant = read_grant(self._keys, method, path, asked.query, time.time())
