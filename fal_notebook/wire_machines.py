@@ -34,6 +34,7 @@ class HolderInfo(Wire):
 
     runner_id: str
     app: str | None = None
+    """None: another account's."""
     percent: int
     state: str
     """held, releasing, cordoned."""

@@ -47,7 +47,7 @@ def machine_routes(
 
     async def list_nodes(who: Who) -> dict[str, list[NodeInfo]]:
         """List nodes, their devices and who holds them."""
-        return {"nodes": devices.listed()}
+        return {"nodes": devices.listed(who.account)}
 
     async def release(name: str, uuid: str, who: Who) -> dict[str, str]:
         """Let a device be leased again that was held back."""

@@ -159,12 +159,20 @@ def available(need: Need, nodes: Sequence[NodeView], catalogue: Sequence[Machine
 
 
 def capacity(machine: MachineType, nodes: Sequence[NodeView], leases: Iterable[Lease]) -> int:
-    """Return how many runners of a type would find a place, one after the other."""
-    need, taken, count = Need((machine,)), list(leases), 0
-    while count < 1000 and isinstance(found := place(need, nodes, taken), Place):
-        taken.extend(leases_of(found, f"count-{count}", epoch=0, now=0))
-        count += 1
-    return count
+    """Return how many runners of a type would find a place at once."""
+    need = Need((machine,))
+    free = _free(nodes, leases)
+    return sum(_times(need, machine, node, free[node.name]) for node in _allowed(need, nodes))
+
+
+def _times(need: Need, machine: MachineType, node: NodeView, free: _Free) -> int:
+    count, share = _gpus(need, machine)
+    _, memory_mb = _size(need, machine, node)
+    by_memory = max(0, free.memory_mb) // max(1, memory_mb)
+    if not count:
+        return by_memory
+    whole = sum(free.shares[device.uuid] >= share for device in _of_model(machine, node))
+    return min(by_memory, whole // count)
 
 
 def place(need: Need, nodes: Sequence[NodeView], leases: Iterable[Lease]) -> Place | Waiting:

@@ -55,14 +55,14 @@ class Devices:
                 await self._look(node, [row for row in due if row.node == node], now)
             await asyncio.sleep(_EVERY_S)
 
-    def listed(self) -> list[NodeInfo]:
-        """Return all nodes with their devices and who holds them."""
+    def listed(self, account: str) -> list[NodeInfo]:
+        """Return all nodes with their devices and who holds them; apps by name where they are this account's."""
         holders: dict[str, list[Lease]] = defaultdict(list)
         for row in self._ledger.all(Lease):
             holders[row.node].append(row)
         names = [view.name for view in self._nodes.views]
         found = ((name, self._nodes.status(name)) for name in names)
-        return [self._view(status, holders[name]) for name, status in found if status is not None]
+        return [self._view(status, holders[name], account) for name, status in found if status is not None]
 
     async def release(self, node: str, uuid: str) -> None:
         """Let a device be leased again that was not seen clean. Raises: NotFoundError."""
@@ -101,7 +101,7 @@ class Devices:
     def _note(self, row: Lease, seen: Probed | Uncordoned) -> Callable[[Draft], None]:
         return lambda draft: self._nodes.probed(draft, row.id, seen)
 
-    def _view(self, status: NodeStatus, leases: list[Lease]) -> NodeInfo:
+    def _view(self, status: NodeStatus, leases: list[Lease], account: str) -> NodeInfo:
         view = status.view
         taken_mb = sum(row.memory_mb for row in leases)
         return NodeInfo(
@@ -121,17 +121,17 @@ class Devices:
                     model=device.model,
                     memory_mb=device.memory_mb,
                     is_declared=device.is_declared,
-                    holders=[self._holder(row) for row in leases if row.device == device.uuid],
+                    holders=[self._holder(row, account) for row in leases if row.device == device.uuid],
                 )
                 for device in view.devices
             ],
         )
 
-    def _holder(self, row: Lease) -> HolderInfo:
+    def _holder(self, row: Lease, account: str) -> HolderInfo:
         runner = self._ledger.get(Runner, row.runner)
         return HolderInfo(
             runner_id=row.runner,
-            app=runner.app if runner is not None else None,
+            app=runner.app if runner is not None and runner.account == account else None,
             percent=row.share,
             state=row.state,
             reason=row.reason,
