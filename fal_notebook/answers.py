@@ -71,7 +71,7 @@ def failure(address: str, what: str) -> BackendError:
 
 
 def _bad_key(profile: Profile, address: str) -> AuthError:
-    if profile.is_embedded:
+    if profile.is_embedded and profile.given_key is None:
         return AuthError(
             f"The backend at {address} does not accept the key in {profile.places.local_key}.",
             fix="Another data folder's key? Check FAL_NB_HOME.",

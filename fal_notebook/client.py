@@ -109,7 +109,7 @@ class Client:
         profile = self.core.profile
         if profile.team is not None:
             return profile.team
-        if profile.is_embedded:
+        if profile.is_embedded and profile.given_key is None:
             return self.identity.owner
         if self._owner is None:
             self._owner = _whoami(self).acting_for

@@ -3,7 +3,7 @@
 Rules: for the backend of this machine (the *embedded* profile) the key stored in its home wins, whatever
 `FAL_KEY` says, because who knows fal has fal.ai's key exported. `FAL_KEY` counts only together with an
 address that was named: `FAL_NB_URL` or `--host`. That address may be this machine's own backend; then it
-is reached by its private socket all the same. A key is sent over https, or to this machine; over plain http
+is reached by its private socket all the same, with the stored key unless the given one is of our own kind. A key is sent over https, or to this machine; over plain http
 to another one only where FAL_NB_PLAIN_HTTP says so.
 """
 
@@ -32,6 +32,9 @@ __all__ = [
     "resolve",
     "stored_key",
 ]
+
+OURS = "fk_"
+"""What the ids of a backend's keys begin with."""
 
 PLAIN_HTTP = "FAL_NB_PLAIN_HTTP"
 """Set to 1: the way to the named address is private though it is not encrypted (a VPN, a tunnel)."""
@@ -75,7 +78,7 @@ class Profile:
     @property
     def key(self) -> Key | None:
         """Return the key for this backend, None when there is none yet."""
-        return stored_key(self.places) if self.is_embedded else self.given_key
+        return stored_key(self.places) if self.is_embedded and self.given_key is None else self.given_key
 
     def authorization(self) -> str | None:
         """Return what proves to this backend who we are, None where there is no key.
@@ -113,12 +116,15 @@ def resolve(
         return Profile(places, team=team or acting_team(places, None, env))
     source = "--host" if host else "FAL_NB_URL"
     url = _checked(named, source)
+    given = env.get("FAL_KEY")
     if _is_own(url, places):
-        return Profile(places, team=team or acting_team(places, None, env))
+        # A key of ours, named together with the address, is another person's; fal.ai's own look otherwise.
+        ours = _parsed(given) if given and given.strip().startswith(OURS) else None
+        return Profile(places, given_key=ours, team=team or acting_team(places, None, env))
     return Profile(
         places,
         url,
-        _parsed(env.get("FAL_KEY")),
+        _parsed(given),
         source,
         env.get(PLAIN_HTTP) == "1",
         team=team or acting_team(places, url, env),

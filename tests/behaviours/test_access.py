@@ -96,6 +96,12 @@ def test_s090_private_is_for_the_owner_and_the_team(
     assert shared.call(app, {}, key=mate.key).status_code == 200
     assert shared.call(app, {}, key=stranger.key).status_code == 403
     assert shared.call(app, {}, key=False).status_code == 401
+    said = shared.cli("auth", "whoami", "--team", "crew", FAL_NB_URL=shared.url, FAL_KEY=mate.key).stdout
+    assert "'mate'" in said
+    assert "Acting for the team crew" in said
+    denied = shared.cli("apps", "list", "--team", "crew", FAL_NB_URL=shared.url, FAL_KEY=stranger.key)
+    assert (denied.returncode, denied.stdout) == (1, "")
+    assert 'no member of a team "crew"' in denied.stderr
     shared.cli_json("keys", "revoke", key["key_id"], "--team", "crew")
     assert shared.call(app, {}, key=owner).status_code == 401, "at once"
 

@@ -139,3 +139,22 @@ def test_the_team_of_flag_environment_and_choice(tmp_path: Path) -> None:
     choose_team(Places(tmp_path), None, None)
     assert team() is None
     assert team(FAL_NB_URL="http://127.0.0.1:1") == "there"
+
+
+def test_another_persons_key_for_this_machines_backend_counts_and_fal_ais_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fal_notebook.config._is_own", lambda url, places: True)
+    places = Places(tmp_path)
+    places.keys.mkdir(parents=True)
+    places.local_key.write_text('{"owner": "ada", "key_id": "fk_local_1", "key_secret": "s"}')
+
+    def key_id(key: str | None) -> str | None:
+        environ = {"FAL_NB_URL": "http://127.0.0.1:1"} | ({"FAL_KEY": key} if key else {})
+        profile = resolve(home=tmp_path, environ=environ)
+        assert profile.is_embedded
+        return profile.key.key_id if profile.key else None
+
+    assert key_id(None) == "fk_local_1"
+    assert key_id("fk_mate:secret") == "fk_mate"
+    assert key_id("5a3c0f0e-0000:secret") == "fk_local_1"
