@@ -139,7 +139,7 @@ class HostTable:
             str(runners),
         ]
         command += ["--orphan-grace-s", f"{self._settings.orphan_grace_s:g}"]
-        command += ["--sandbox", self._settings.sandbox]
+        command += ["--sandbox", self._settings.sandbox, "--number", str(list(self._nodes).index(node.name))]
         command += ["--node", node.text(), "--parts", str(len(self._nodes))]
         # A runner may read its host's environment, so there is nothing in it. No death signal: it outlives us.
         env = {name: os.environ[name] for name in _HOST_ENV if name in os.environ}

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,12 @@ from fal_notebook.runtime.sandbox import limit_process
 
 __all__ = ["Cage", "CagePool", "needed_paths", "prepare_child"]
 
-_FIRST_UID, _UIDS = 61_200, 2_000
-_FIRST_GID = 63_200
+_WIDE, _NARROW = 1_900_000_000, 61_200
+"""First uid: far from everybody else's, or below 65,536 where no more ids are mapped (a container)."""
+_WIDE_UIDS, _NARROW_UIDS = 10_000, 200
+"""For each node; beyond that, the first are used again."""
+_NODES = 10
+_GIDS = 2_000
 _MAX_PROCESSES = 4_096
 _NEWNS = 0x00020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
@@ -85,11 +90,15 @@ class Cage:
 class CagePool:
     """The users that this host may run Apps as."""
 
-    def __init__(self, *, is_wanted: bool = True) -> None:
-        self.why_not = _why_not() if is_wanted else "it was turned off"
+    def __init__(self, *, is_wanted: bool = True, number: int = 0) -> None:
+        """number: of the node among those that share this machine; each has uids of its own."""
+        is_wide = _has_ids_up_to(_WIDE + _WIDE_UIDS * (_NODES + 1))
+        self._uids_here = _WIDE_UIDS if is_wide else _NARROW_UIDS
+        self._first_uid = (_WIDE if is_wide else _NARROW) + (number % _NODES) * self._uids_here
+        self._first_gid = (_WIDE if is_wide else _NARROW) + _NODES * self._uids_here
+        self.why_not = _why_not(self._first_uid, self._first_gid) if is_wanted else "it was turned off"
         """Why no App is caged here; None where they are."""
         self._uids: dict[tuple[str, str], int] = {}
-        self._gids: dict[str, int] = {}
 
     @property
     def tier(self) -> str:
@@ -101,11 +110,23 @@ class CagePool:
         if self.why_not is not None:
             return None
         owner = str(order["owner"])
-        gid = self._gids.setdefault(owner, _FIRST_GID + len(self._gids) % _UIDS)
+        gid = self._gid_of(order)
         key = (str(order["image_hash"]), owner)
-        uid = self._uids.setdefault(key, _FIRST_UID + len(self._uids) % _UIDS)
+        uid = self._uids.setdefault(key, self._first_uid + len(self._uids) % self._uids_here)
         _share(order, runs, gid)
         return Cage(uid, gid, needed_paths(order, runs))
+
+    def _gid_of(self, order: Mapping[str, Any]) -> int:
+        """Return the owner's group: its persistent folder tells, to all nodes, and over restarts."""
+        every = range(self._first_gid, self._first_gid + _GIDS)
+        folder = _own_folder(order)
+        if folder is None:
+            return every[zlib.crc32(str(order["owner"]).encode()) % _GIDS]
+        given = folder.stat().st_gid
+        if given in every:
+            return given
+        taken = {one.stat().st_gid for one in folder.parent.iterdir()}
+        return next((gid for gid in every if gid not in taken), every[-1])
 
 
 def prepare_child(cage: Cage | None) -> Callable[[], None]:
@@ -169,16 +190,24 @@ def _own_folder(order: Mapping[str, Any]) -> Path | None:
     return folder if is_own and folder.is_dir() and not folder.is_symlink() else None
 
 
-def _why_not() -> str | None:
+def _has_ids_up_to(last: int) -> bool:
+    try:
+        rows = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except OSError:
+        return False
+    return any(int(first) == 0 and int(count) > last for first, _, count in rows)
+
+
+def _why_not(uid: int, gid: int) -> str | None:
     if os.geteuid() != 0:
         return "the backend does not run as root"
     pid = os.fork()
     if pid == 0:
         try:
-            Cage(_FIRST_UID, _FIRST_GID, (_Need("/usr"),)).enter(9, os.getppid())
+            Cage(uid, gid, (_Need("/usr"),)).enter(9, os.getppid())
         except OSError:
             os._exit(1)
-        os._exit(0 if os.getuid() == _FIRST_UID else 1)
+        os._exit(0 if os.getuid() == uid else 1)
     _, status = os.waitpid(pid, 0)
     if status != 0:
         return "root may not change its user or make mounts here (a restricted container)"

@@ -56,10 +56,11 @@ class Host:
         node: NodeSpec | None = None,
         parts: int = 1,
         is_caged: bool = True,
+        number: int = 0,
     ) -> None:
         """node: what the node is declared to have; parts: nodes that share this machine.
 
-        is_caged: use the best sandbox tier that there is here.
+        is_caged: use the best sandbox tier that there is here. number: of this node among them.
         """
         self._holdings = Holdings(inventory_of(node or NodeSpec(), parts=parts))
         self._run = run
@@ -77,7 +78,7 @@ class Host:
         self._loop = Loop()
         self._guardian = Guardian(self._loop, orphan_grace_s, self._terminate)
         self._gpus = GpuWatch(self._loop, lambda: self._holdings, self._living, self._runner_of)
-        self._cages = CagePool(is_wanted=is_caged)
+        self._cages = CagePool(is_wanted=is_caged, number=number)
         self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log", self._cages, run / "r")
         self._handlers = {
             "start": self._start,
@@ -454,6 +455,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--orphan-grace-s", type=float, default=ORPHAN_GRACE_S)
     parser.add_argument("--node", type=NodeSpec.parse, default=NodeSpec())
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--number", type=int, default=0)
     parser.add_argument("--sandbox", choices=("auto", "none"), default="auto")
     args = parser.parse_args(argv)
     Host(
@@ -463,6 +465,7 @@ def main(argv: list[str] | None = None) -> int:
         node=args.node,
         parts=args.parts,
         is_caged=args.sandbox == "auto",
+        number=args.number,
     ).serve()
     return 0
 
