@@ -71,6 +71,10 @@ class Api:
         self._http.close()
 
 
+def _ended(api: Api, id: str) -> None:
+    wait_for("the old runner's end", lambda: api.get(f"/deployments/{id}")["state"] == "done")
+
+
 def _rollbacks(api: Api) -> list[float]:
     """Return what each rollback took beyond its runner's own start."""
     page = api.get("/apps/bench/revisions")["revisions"]
@@ -83,10 +87,7 @@ def _rollbacks(api: Api) -> list[float]:
         took = time.perf_counter() - began
         own = sum(one["duration_s"] or 0 for one in done["phases"] if one["name"] in ("start", "setup"))
         found.append(max(0.0, took - own))
-        wait_for(
-            "the old runner's end",
-            lambda: api.get(f"/deployments/{done['deployment_id']}")["state"] == "done",
-        )
+        _ended(api, str(done["deployment_id"]))
     return found
 
 

@@ -65,6 +65,7 @@ class Catalog:
         nodes: Nodes,
     ) -> None:
         self._store = store
+        self._resting: dict[str, tuple[Alias, str, AppSummary]] = {}
         self._ledger = ledger
         self._dispatch = dispatch
         self._capacity = capacity
@@ -255,7 +256,24 @@ class Catalog:
         return None
 
     def _summary(self, alias: Alias, base_url: str) -> AppSummary:
-        return AppSummary.model_validate(self._summary_fields(alias, base_url))
+        """Return an app as it is listed; of one at rest the view of before, as long as its row is the same."""
+        known = self._resting.get(alias.id)
+        is_at_rest = self._is_at_rest(alias)
+        if is_at_rest and known is not None and known[0] is alias and known[1] == base_url:
+            return known[2]
+        made = AppSummary.model_validate(self._summary_fields(alias, base_url))
+        if is_at_rest:
+            if len(self._resting) > 10_000:
+                self._resting.clear()
+            self._resting[alias.id] = (alias, base_url, made)
+        else:
+            self._resting.pop(alias.id, None)
+        return made
+
+    def _is_at_rest(self, alias: Alias) -> bool:
+        """True when nothing but its row says anything about an app: no runner, no crash."""
+        has_runners = self._ledger.has_live((alias.account, alias.name))
+        return not has_runners and self._capacity.crashes(alias.revision) is None
 
     def _summary_fields(self, alias: Alias, base_url: str) -> dict[str, object]:
         scale = scale_of(alias.scale_json)

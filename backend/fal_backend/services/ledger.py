@@ -171,6 +171,10 @@ class Ledger:
         """Return an app's runners that have not ended."""
         return [self.need(Runner, id) for id in sorted(self._tables.live_by_app.get(key, ()))]
 
+    def has_live(self, key: AppKey) -> bool:
+        """Return whether an app has a runner that has not ended."""
+        return bool(self._tables.live_by_app.get(key))
+
     def ended_of_app(self, key: AppKey) -> list[Runner]:
         """Return an app's last few runners that have ended, oldest first."""
         rows = (self.get(Runner, id) for id in self._tables.ended_by_app.get(key, ()))
