@@ -38,7 +38,6 @@ from fal_notebook.errors import AuthError, NotFoundError, UsageError
 from fal_notebook.sse import PING
 from fal_notebook.wire import (
     AppDetail,
-    AppSummary,
     Deployment,
     DeployRequest,
     Instance,
@@ -195,12 +194,12 @@ class Control:
     # ---- apps and runners ----------------------------------------------------------------------------------
     async def apps(
         self, request: Request, who: Who, ephemeral: bool = False, environment: str | None = None
-    ) -> dict[str, list[AppSummary]]:
+    ) -> Response:
         """List apps, of one environment or of all; temporary ones if asked for."""
         self._catalog.check_environment(who.account, environment)
         base = self.base_url(request)
-        found = await self._catalog.apps(who.account, base, ephemeral=ephemeral, environment=environment)
-        return {"apps": found}
+        found = self._catalog.apps(who.account, base, ephemeral=ephemeral, environment=environment)
+        return Response(b'{"apps":' + found + b"}", media_type="application/json")
 
     async def app(self, alias: str, request: Request, who: Who) -> AppDetail:
         """Show one app."""

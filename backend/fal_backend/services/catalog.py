@@ -65,7 +65,7 @@ class Catalog:
         nodes: Nodes,
     ) -> None:
         self._store = store
-        self._resting: dict[str, tuple[Alias, str, AppSummary]] = {}
+        self._resting: dict[str, tuple[Alias, str, bytes]] = {}
         self._ledger = ledger
         self._dispatch = dispatch
         self._capacity = capacity
@@ -80,10 +80,11 @@ class Catalog:
         return self._nodes.types()
 
     # ---- apps ----------------------------------------------------------------------------------------------
-    async def apps(
-        self, account: str, base_url: str, *, ephemeral: bool, environment: str | None = None
-    ) -> list[AppSummary]:
-        """Return an account's apps by name, of one environment or of all; temporary ones only if asked for."""
+    def apps(self, account: str, base_url: str, *, ephemeral: bool, environment: str | None = None) -> bytes:
+        """Return an account's apps by name as a JSON list, of one environment or of all.
+
+        Temporary ones only if asked for. As bytes, because a thousand of them are made once and sent often.
+        """
         rows = [
             alias
             for alias in self._ledger.all(Alias)
@@ -91,7 +92,8 @@ class Catalog:
             and (ephemeral or alias.session is None)
             and environment in (None, alias.environment)
         ]
-        return [self._summary(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.name)]
+        found = (self._listed(alias, base_url) for alias in sorted(rows, key=lambda alias: alias.name))
+        return b"[" + b",".join(found) + b"]"
 
     async def app(self, account: str, name: str, base_url: str) -> AppDetail:
         """Return all of one app, also of one whose first deployment is under way.
@@ -256,12 +258,15 @@ class Catalog:
         return None
 
     def _summary(self, alias: Alias, base_url: str) -> AppSummary:
-        """Return an app as it is listed; of one at rest the view of before, as long as its row is the same."""
+        return AppSummary.model_validate(self._summary_fields(alias, base_url))
+
+    def _listed(self, alias: Alias, base_url: str) -> bytes:
+        """Return an app as it is listed; of one at rest the text of before, as long as its row is the same."""
         known = self._resting.get(alias.id)
         is_at_rest = self._is_at_rest(alias)
         if is_at_rest and known is not None and known[0] is alias and known[1] == base_url:
             return known[2]
-        made = AppSummary.model_validate(self._summary_fields(alias, base_url))
+        made = self._summary(alias, base_url).model_dump_json().encode()
         if is_at_rest:
             if len(self._resting) > 10_000:
                 self._resting.clear()
