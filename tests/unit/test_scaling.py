@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fal_backend.domain.scaling import Crashes, Idle, after_crash, desired, spare
+from fal_backend.domain.scaling import Crashes, Idle, Snapshot, after_crash, decide, desired, spare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,11 +53,31 @@ def test_only_idle_runners_beyond_keep_alive_go_and_the_floor_stays() -> None:
     assert spare(idle, keep=3, up=3, keep_alive_s=5, now=10) == []
 
 
-def test_each_crash_doubles_the_pause_up_to_a_minute() -> None:
+def test_each_crash_lengthens_the_pause_up_to_a_minute() -> None:
     crashes: Crashes | None = None
     pauses = []
     for _ in range(8):
         crashes = after_crash(crashes, now=100.0, jitter=0.0, reason="setup_failed", error=None)
         pauses.append(crashes.next_at - 100)
-    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert pauses == [2, 8, 32, 60, 60, 60, 60, 60]
     assert after_crash(None, now=0, jitter=1.0, reason="x", error=None).next_at == 2.4
+
+
+@given(st.lists(st.floats(-1, 1), min_size=4, max_size=4))
+def test_what_fails_at_once_starts_three_times_in_thirty_seconds(jitters: list[float]) -> None:
+    crashes: Crashes | None = None
+    now, starts = 0.0, []
+    for jitter in jitters:
+        starts.append(now)
+        crashes = after_crash(crashes, now=now, jitter=jitter, reason="setup_failed", error=None)
+        now = crashes.next_at
+    assert len([at for at in starts if at <= 30]) == 3
+
+
+def test_beside_a_ready_runner_later_ones_are_tried_again_and_nobody_is_told_to_give_up() -> None:
+    two = scale(min_concurrency=2)
+    crashes = Crashes(3, 50.0, None, "setup_failed")
+    early = decide(two, Snapshot(1, 4, 9, ready=1, crashes=crashes), 10)
+    assert (early.start, early.is_hopeless, early.again_s) == (0, False, 40)
+    assert decide(two, Snapshot(0, 0, 0, ready=1, crashes=crashes), 60).start == 1
+    assert decide(two, Snapshot(0, 9, 9, ready=1, coming=1, crashes=crashes), 60).start == 0, "one at a time"

@@ -108,10 +108,12 @@ def _grow(seen: Snapshot, count: int, again_s: float | None, now: float) -> Deci
     if crashes is None:
         return Decision(start=count, again_s=again_s)
     if now < crashes.next_at:
-        is_hopeless = crashes.count >= CRASH_LIMIT and seen.waiting > 0
+        # With a ready runner its callers wait for that one.
+        is_hopeless = crashes.count >= CRASH_LIMIT and seen.waiting > 0 and not seen.ready
         return Decision(is_hopeless=is_hopeless, again_s=crashes.next_at - now)
     # One at a time until a start goes well again.
-    return Decision(start=0 if seen.up else 1, again_s=again_s)
+    is_under_way = bool(seen.pending) or seen.coming > 0
+    return Decision(start=0 if is_under_way else 1, again_s=again_s)
 
 
 def desired(scale: ScaleSpec, *, running: int, waiting: int, oldest_wait_s: float) -> int:
@@ -159,8 +161,8 @@ def after_crash(
 ) -> Crashes:
     """Return the revision's crashes after one more; jitter is a number from -1 to 1.
 
-    The next start is at min(60, 2^k) s after the crash, plus or minus a fifth.
+    The next start is 2, 8, 32, then 60 s after the crash, plus or minus a fifth: three starts in the first 30 s.
     """
     count = (before.count if before else 0) + 1
-    pause = min(_BACKOFF_MAX_S, 2.0 ** min(count, 10)) * (1 + 0.2 * jitter)
+    pause = min(_BACKOFF_MAX_S, 2.0 * 4.0 ** min(count - 1, 10)) * (1 + 0.2 * jitter)
     return Crashes(count, now + pause, error, reason)

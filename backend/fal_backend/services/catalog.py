@@ -21,6 +21,7 @@ from fal_backend.domain.records import (
 )
 from fal_backend.domain.records import Deployment as DeploymentRow
 from fal_backend.domain.rollout import is_before_switch
+from fal_backend.domain.scaling import Crashes, desired
 from fal_backend.ports import Store
 from fal_backend.services.capacity import Capacity, scale_of
 from fal_backend.services.deploy import Asker, Author
@@ -310,19 +311,30 @@ class Catalog:
     def _state(self, alias: Alias) -> tuple[AppState, str | None]:
         if not alias.revision:
             return AppState.DEPLOYING, None
-        phases = {row.phase for row in self._ledger.live_of(alias.revision)}
-        if phases & _SERVING:
-            return AppState.SERVING, None
+        phases = [row.phase for row in self._ledger.live_of(alias.revision)]
         crashes = self._capacity.crashes(alias.revision)
+        ready = sum(phase in _SERVING for phase in phases)
+        if ready:
+            need = self._need(alias)
+            if crashes is None or need <= ready:
+                return AppState.SERVING, None
+            return AppState.SERVING, f"degraded {ready}/{need}: {_said(crashes)}"
         if crashes is not None:
-            error = error_of(crashes.error_json)
-            pause = max(0.0, crashes.next_at - time.monotonic())
-            said = error.message if error is not None else crashes.reason
-            return AppState.FAILING, f"CRASH_BACKOFF: {said} (next start in {pause:.0f} s)"
-        if phases & _COMING:
+            return AppState.FAILING, f"CRASH_BACKOFF: {_said(crashes)}"
+        if _COMING.intersection(phases):
             waiting = [row.reason for row in self._ledger.live_of(alias.revision) if row.reason]
             return AppState.STARTING, waiting[0] if waiting else None
         return AppState.IDLE, None
+
+    def _need(self, alias: Alias) -> int:
+        """Return how many runners the calls of this moment ask for."""
+        load = self._dispatch.load(alias.revision)
+        return desired(
+            scale_of(alias.scale_json),
+            running=load.running,
+            waiting=load.waiting,
+            oldest_wait_s=load.oldest_wait_s,
+        )
 
     async def _detail(self, alias: Alias, base_url: str) -> AppDetail:
         event = self._ledger.event
@@ -380,6 +392,14 @@ class Catalog:
 
 def _given(scale: ScaleSpec) -> dict[str, object]:
     return {name: value for name, value in scale.model_dump().items() if value is not None}
+
+
+def _said(crashes: Crashes) -> str:
+    """Return why starts fail, how many did in a row, and when the next one is."""
+    error = error_of(crashes.error_json)
+    why = error.message if error is not None else crashes.reason
+    pause = max(0.0, crashes.next_at - time.monotonic())
+    return f"{why} ({crashes.count} failed in a row, next start in {pause:.0f} s)"
 
 
 def _live_then_newest(row: Runner) -> tuple[bool, int]:

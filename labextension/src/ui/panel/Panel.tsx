@@ -122,15 +122,22 @@ const STATES: Record<AppSummary['state'], { kind: StatusKind; word: string }> = 
   failing: { kind: 'err', word: 'Failing' }
 };
 
+/** True for an app that serves with fewer runners than it needs, because starts fail. */
+function isDegraded(app: AppSummary): boolean {
+  return app.state === 'serving' && app.state_reason !== null;
+}
+
 /** State of an app in words: "Serving, 2 runners". */
 export function stateText(app: AppSummary): string {
   const runners = app.active_runners ? `, ${count(app.active_runners, 'runner')}` : '';
-  const detail = app.state === 'idle' ? ', starts on request' : app.state === 'failing' && app.state_reason ? `, ${app.state_reason}` : runners;
+  const reason = (app.state === 'failing' || isDegraded(app)) && app.state_reason ? `, ${app.state_reason}` : runners;
+  const detail = app.state === 'idle' ? ', starts on request' : reason;
   return `${STATES[app.state].word}${detail}`;
 }
 
 function Row({ app, isOffline, host, instance }: { app: AppSummary; isOffline: boolean; host: Host; instance: string }): JSX.Element {
-  const { kind, word } = isOffline ? { kind: 'offline' as const, word: 'Not connected' } : STATES[app.state];
+  const shown = isDegraded(app) ? { kind: 'warn' as const, word: 'Degraded' } : STATES[app.state];
+  const { kind, word } = isOffline ? { kind: 'offline' as const, word: 'Not connected' } : shown;
   const text = isOffline ? `was ${STATES[app.state].word.toLowerCase()}` : stateText(app);
   return (
     <li class="fal-app" data-alias={app.alias}>
