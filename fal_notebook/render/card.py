@@ -79,6 +79,8 @@ def _sent_face(progress: Progress) -> Face:
         return Face(Kind.OFF, "Cancelled")
     if deployment.is_final:
         return Face(Kind.ERR, "Failed")
+    if deployment.state is DeploymentState.ROLLING_OUT:
+        return Face(Kind.BUSY, "Rolling out", f"revision {deployment.revision} takes over as it starts")
     now = next((phase for phase in progress.phases() if phase.state is PhaseState.NOW), None)
     word = _DOING[now.name] if now else "Starting"
     image = f"image {deployment.image.hash[:8]}" if deployment.image and word == "Building" else ""
