@@ -413,7 +413,8 @@ class Runner:
         return error | {"details": {"limit_mb": limit, "peak_mb": peak}}
 
     def _overdue(self) -> dict[str, Any]:
-        waited = f"{float(self.order['startup_s']):g} s"
+        # The time that its place took is gone from it already.
+        waited = f"{max(1, round(float(self.order['startup_s'])))} s"
         if self._is_opening:
             what = f"setup() returned, but the web server had not opened {waited} after the start."
             fix = "Let `lifespan` reach its `yield`; the traceback shows where it was."
