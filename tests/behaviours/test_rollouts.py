@@ -354,7 +354,7 @@ def test_s108_at_once_while_a_runner_of_it_still_has_a_call(shared: Stack) -> No
     old, runner = revision(shared, "undone"), shared.runners("undone")[0]["runner_id"]
     with ThreadPoolExecutor(1) as pool:
         gate = shared.root / "undone-may-end"
-        long = pool.submit(shared.call, "undone", {"until": str(gate)})
+        long = pool.submit(shared.call, "undone", {"until": str(gate)}, timeout_s=300)
         wait_for("the call to run", lambda: shared.runners("undone")[0]["in_flight_requests"] == 1)
         shared.deploy(app("Undone", "v2", setup="time.sleep(1)"), name="undone.py")
         found = shared.cli_json("apps", "set-rev", "undone", old)
@@ -379,7 +379,9 @@ def test_s108_revisions_are_compared_deleted_and_kept_while_in_use(deploy: Deplo
     refused = shared.cli_json("apps", "delete-rev", new, ok=False)
     assert refused["error"]["code"] == "revision.in_use"
     assert shared.cli_json("apps", "delete-rev", old)["deleted"] is True
-    assert [one["revision"] for one in revisions(shared, "compared")] == [new]
+    left = [one["revision"] for one in revisions(shared, "compared")]
+    assert new in left
+    assert old not in left
 
 
 # ---- a part of the callers -----------------------------------------------------------------------------------
