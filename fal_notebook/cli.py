@@ -34,7 +34,8 @@ class _Wanted:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    wants_json = "--json" in words
+    own, _ = _split(words)
+    wants_json = "--json" in own
     try:
         return _run(words)
     except HelpWanted as help_:
@@ -85,6 +86,7 @@ def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
     own = {"--host", "--home", "--team"} if entry.name == "serve" else set()
     values: dict[str, str] = {}
     kept: list[str] = []
+    words, behind = _split(words)
     rest = iter(words)
     for word in rest:
         name, equals, text = word.partition("=")
@@ -95,7 +97,13 @@ def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
             values[name[2:]] = found
         elif word != "--json":
             kept.append(word)
-    return _Wanted(tuple(kept), json="--json" in words, **values)
+    return _Wanted((*kept, *behind), json="--json" in words, **values)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split before `--`: what is behind it belongs to another program."""
+    end = words.index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end:])
 
 
 def _call(run: Callable[[Any, Any], Any], arguments: Any, wanted: _Wanted) -> int:
@@ -103,6 +111,9 @@ def _call(run: Callable[[Any, Any], Any], arguments: Any, wanted: _Wanted) -> in
 
     ctx = context(host=wanted.host, home=wanted.home, team=wanted.team, as_json=wanted.json)
     result = run(_staying(arguments), ctx)
+    code: int | None = getattr(result, "exit_code", None)
+    if code is not None:
+        return code
     from fal_notebook import render
 
     if not ctx.has_shown(result):

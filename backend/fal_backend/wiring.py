@@ -59,6 +59,7 @@ from fal_backend.api.messages import MessageDoor
 from fal_backend.api.metrics import Sources
 from fal_backend.api.pages import Pages
 from fal_backend.api.plans import plan_routes
+from fal_backend.api.programs import ProgramDoor
 from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.requests import request_routes
@@ -91,6 +92,7 @@ from fal_backend.services.logs import Logs
 from fal_backend.services.news import News
 from fal_backend.services.nodes import Nodes, node_view
 from fal_backend.services.plans import Plans
+from fal_backend.services.programs import Programs
 from fal_backend.services.queue import Queue
 from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
@@ -385,6 +387,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         tokens=tokens,
         spans=None if tracer is None else SpanDoor(tracer, keys, lambda id: _app_of(ledger, id)),
         messages=MessageDoor(gateway.admits, gateway.begin),
+        programs=ProgramDoor(auth, Programs(catalog, store, hosts)),
         rates=rates,
         webhook_keys=lambda: published_keys(webhooks),
         url=settings.url,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from fal_notebook.commands.context import Context
@@ -13,7 +13,7 @@ from fal_notebook.commands.results import LinesShown
 from fal_notebook.errors import UsageError
 from fal_notebook.wire import LogLine
 
-__all__ = ["COMMANDS", "LogsArguments", "since_of"]
+__all__ = ["COMMANDS", "LogsArguments", "RunnerLogsArguments", "since_of"]
 
 TICK_S = 0.5
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -31,6 +31,24 @@ class LogsArguments:
     env: str | None = flag(ENV_HELP, metavar="NAME")
     search: str | None = flag("Only lines with this text", metavar="TEXT")
     since: str | None = flag("Only newer lines: 90s, 10m, 2h, 1d, or an ISO time", metavar="TIME")
+    until: str | None = flag("Only lines up to then, in the same words", metavar="TIME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerLogsArguments:
+    """Arguments of `runners logs`."""
+
+    runner: str = value("Id of the runner")
+    follow: bool = flag("Go on as lines come, until interrupted", default=False, short="-f")
+    lines: int = flag("Newest lines at first", default=100, metavar="COUNT", short="-n")
+    search: str | None = flag("Only lines with this text", metavar="TEXT")
+    since: str | None = flag("Only newer lines: 90s, 10m, 2h, 1d, or an ISO time", metavar="TIME")
+    until: str | None = flag("Only lines up to then, in the same words", metavar="TIME")
+
+
+def runner_logs(args: RunnerLogsArguments, ctx: Context) -> LinesShown:
+    """Show what one runner wrote: `logs --runner`. Raises: NotFoundError, UsageError."""
+    return logs(LogsArguments(**asdict(args)), ctx)
 
 
 def logs(args: LogsArguments, ctx: Context) -> LinesShown:
@@ -38,9 +56,9 @@ def logs(args: LogsArguments, ctx: Context) -> LinesShown:
     if args.app is None and args.runner is None:
         raise UsageError("Which logs?", fix="Name an app, or a runner by --runner.")
     params = _params(args, ctx)
-    since = since_of(args.since)
+    since, until = since_of(args.since), since_of(args.until, "--until")
     client = ctx.connect()
-    found = [line for line in client.read_logs(params) if _fits(line, args, since)]
+    found = [line for line in client.read_logs(params) if _fits(line, args, since, until)]
     shown = found[-args.lines :] if args.lines > 0 else []
     if not args.follow:
         return LinesShown(tuple(shown))
@@ -53,7 +71,7 @@ def logs(args: LogsArguments, ctx: Context) -> LinesShown:
         try:
             while feed.follows("logs"):
                 item = feed.take(TICK_S)
-                if isinstance(item, LogLine) and _fits(item, args, since):
+                if isinstance(item, LogLine) and _fits(item, args, since, until):
                     ctx.emit(item)
                     count += 1
         except KeyboardInterrupt:
@@ -70,19 +88,19 @@ def _params(args: LogsArguments, ctx: Context) -> dict[str, str]:
         params["app"] = ctx.aliases.get(args.app) or aliased(args.app, args.env, ctx)
     if args.request is not None:
         params["request"] = args.request
-    if args.search is None and args.since is None:
+    if args.search is None and args.since is None and args.until is None:
         params["limit"] = str(max(args.lines, 1))
     return params
 
 
-def _fits(line: LogLine, args: LogsArguments, since: datetime | None) -> bool:
-    if since is not None and line.at < since:
+def _fits(line: LogLine, args: LogsArguments, since: datetime | None, until: datetime | None) -> bool:
+    if (since is not None and line.at < since) or (until is not None and line.at > until):
         return False
     return args.search is None or args.search in line.text
 
 
-def since_of(text: str | None) -> datetime | None:
-    """Return the moment that `--since` names. Raises: UsageError."""
+def since_of(text: str | None, name: str = "--since") -> datetime | None:
+    """Return the moment that `--since` (or another flag) names. Raises: UsageError."""
     if text is None:
         return None
     span = re.fullmatch(r"(\d+)([smhd])", text.strip())
@@ -92,9 +110,12 @@ def since_of(text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise UsageError(
-            f"--since is not a time: {text!r}.", fix="Write 90s, 10m, 2h, 1d, or an ISO time."
+            f"{name} is not a time: {text!r}.", fix="Write 90s, 10m, 2h, 1d, or an ISO time."
         ) from error
     return moment if moment.tzinfo else moment.astimezone()
 
 
-COMMANDS: dict[str, Command] = {"logs": Command(LogsArguments, logs)}
+COMMANDS: dict[str, Command] = {
+    "logs": Command(LogsArguments, logs),
+    "runners logs": Command(RunnerLogsArguments, runner_logs),
+}

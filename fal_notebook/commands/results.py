@@ -42,6 +42,7 @@ __all__ = [
     "LinesShown",
     "MachinesListed",
     "Planned",
+    "ProgramEnded",
     "Progress",
     "QueueFlushed",
     "QueueSized",
@@ -203,6 +204,13 @@ class RunnerStopped:
     runner_id: str
     killed: bool = False
     replaced: bool = False
+
+
+@dataclass(frozen=True)
+class ProgramEnded:
+    """A program beside a runner that has ended; what it said was shown as it came."""
+
+    exit_code: int
 
 
 @dataclass(frozen=True)
@@ -387,6 +395,7 @@ Result: TypeAlias = (
     | RequestsListed
     | RunnersListed
     | RunnerStopped
+    | ProgramEnded
     | RevisionsListed
     | RevisionShown
     | RevisionDiffed

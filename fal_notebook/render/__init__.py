@@ -16,6 +16,7 @@ from fal_notebook.commands.results import (
     Exports,
     LinesShown,
     Planned,
+    ProgramEnded,
     Progress,
     QueueFlushed,
     QueueSized,
@@ -230,6 +231,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Exports: _exports,
     Versions: _versions,
     Told: _ended,
+    ProgramEnded: lambda _result: "",
     **dict.fromkeys(_REVISIONS, _revisions.said),
 }
 """Results that are said in words; all others are tables."""

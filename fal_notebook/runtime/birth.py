@@ -7,7 +7,6 @@ at the end no descriptor is open but the runner's own.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import signal
@@ -18,11 +17,10 @@ from typing import Any
 from fal_notebook.runtime import fraction
 from fal_notebook.runtime.process import tie_to_parent
 from fal_notebook.runtime.settings import Descriptors, Settings
+from fal_notebook.runtime.variables import WHOLE, thread_count, variables_of
 
 __all__ = ["be_born"]
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_WHOLE = 100
 _OWN_THREAD_POOLS = ("numpy", "torch", "scipy", "sklearn")
 
 
@@ -45,7 +43,7 @@ def be_born(fds: Descriptors) -> Settings:
     _take_path(settings)
     _reseed()
     _restore_threads(settings)
-    if settings.devices and settings.device_share < _WHOLE:
+    if settings.devices and settings.device_share < WHOLE:
         fraction.limit(settings.device_share)
     return settings
 
@@ -78,37 +76,8 @@ def _close(fd: int) -> None:
 
 
 def _take_environment(settings: Settings) -> None:
-    threads = str(_thread_count(settings))
-    path = [settings.runtime_root, settings.site]
     os.environ.clear()
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, threads))
-    os.environ.update(settings.env)
-    os.environ.update(
-        {
-            "IS_ISOLATE_AGENT": "1",
-            "FAL_RUNNER_STATE": "SETUP",
-            "FAL_RUNNER_ID": settings.runner_id,
-            "FAL_APP_NAME": settings.app,
-            "FAL_MACHINE_TYPE": settings.machine_type,
-            "FAL_MACHINE_CPU": f"{settings.cpu:g}",
-            "FAL_MACHINE_MEMORY_MB": str(settings.memory_mb),
-            "FAL_REVISION": settings.revision,
-            "FAL_PERSISTENT_DIR": settings.persistent_dir,
-            "PYTHONPATH": os.pathsep.join(folder for folder in path if folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-            "PIP_TARGET": settings.site,
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_NO_INPUT": "1",
-            "PIP_ROOT_USER_ACTION": "ignore",
-        }
-    )
-    for name in ("PIP_PREFIX", "PIP_USER"):
-        os.environ.pop(name, None)  # pip refuses them together with a target
-    # By uuid: numbers move at a reboot. Without a device nothing is seen, whatever the machine has.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
-    if settings.devices and settings.device_share < _WHOLE:
-        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{settings.device_share / _WHOLE:.2f}"
+    os.environ.update(variables_of(settings))
 
 
 def _take_path(settings: Settings) -> None:
@@ -127,10 +96,6 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def _thread_count(settings: Settings) -> int:
-    return max(1, min(os.cpu_count() or 1, math.ceil(settings.cpu)))
-
-
 def _restore_threads(settings: Settings) -> None:
     """Undo the zygote's one thread for each math library, where one is loaded already."""
     if not any(name in sys.modules for name in _OWN_THREAD_POOLS):
@@ -139,4 +104,4 @@ def _restore_threads(settings: Settings) -> None:
         import threadpoolctl
     except ImportError:
         return  # an image of the user's own making; the libraries then keep one thread
-    threadpoolctl.threadpool_limits(_thread_count(settings))
+    threadpoolctl.threadpool_limits(thread_count(settings))

@@ -63,12 +63,16 @@ class Cage:
     gid: int
     needs: tuple[_Need, ...]
 
-    def enter(self, number: int, parent: int) -> None:
+    def enter(self, number: int, parent: int, *, beside: int | None = None) -> None:
         """Become this user, for good; runs in a forked child, before its program.
 
-        number: signal that its parent's death sends; changing the user forgets it. Raises: OSError.
+        number: signal that its parent's death sends; changing the user forgets it. beside: a pidfd of a process in
+        this cage, whose mounts are joined instead of making others. Raises: OSError.
         """
-        _show_only(self.needs)
+        if beside is None:
+            _show_only(self.needs)
+        elif _libc.setns(beside, _NEWNS) != 0:
+            raise OSError(ctypes.get_errno(), "the runner's mounts cannot be joined")
         for capability in range(_CAPS):
             # Beyond the kernel's last one this fails, and there is nothing to drop.
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)

@@ -29,6 +29,7 @@ from fal_notebook.runtime.host_leftovers import RUNNER_ID, clear_runs, trim_logs
 from fal_notebook.runtime.host_link import Link
 from fal_notebook.runtime.host_logs import LogFile
 from fal_notebook.runtime.host_memory import available_part
+from fal_notebook.runtime.host_programs import Programs
 from fal_notebook.runtime.host_runners import Runner
 from fal_notebook.runtime.host_zygotes import ZygoteTable
 from fal_notebook.runtime.hostproto import PROTO, ProtocolError, pick_version
@@ -80,6 +81,7 @@ class Host:
         self._gpus = GpuWatch(self._loop, lambda: self._holdings, self._living, self._runner_of)
         self._cages = CagePool(is_wanted=is_caged, number=number)
         self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log", self._cages, run / "r")
+        self._programs = Programs(self._loop, lambda: self._zygotes.pids | frozenset(self._by_pid))
         self._handlers = {
             "start": self._start,
             "stop": self._stop,
@@ -88,6 +90,10 @@ class Host:
             "drop": self._drop,
             "logs.read": self._read_logs,
             "logs.stop": self._stop_logs,
+            "exec": self._exec,
+            "exec.input": self._programs.take_input,
+            "exec.resize": self._programs.resize,
+            "exec.interrupt": self._programs.interrupt,
             "ack": self._ack,
             "stats": self._stats,
             "gpu.verify": self._verify_gpus,
@@ -140,6 +146,7 @@ class Host:
     def _on_closed(self, link: Link) -> None:
         if link in self._links:
             self._links.remove(link)
+        self._programs.link_closed(link)
         for follower in self._followers:
             if follower.serves(link):
                 follower.stop()
@@ -303,6 +310,10 @@ class Host:
         runner = self._runners.get(runner_id)
         return runner.log if runner is not None and runner.exit is None else None
 
+    def _exec(self, link: Link, message: dict[str, Any]) -> None:
+        runner = self._runners.get(str(message["runner_id"]))
+        link.answer(message, self._programs.start(link, message, runner))
+
     def _ack(self, _link: Link, message: dict[str, Any]) -> None:
         for runner_id in message["runner_ids"]:
             runner = self._runners.get(str(runner_id))
@@ -342,7 +353,7 @@ class Host:
             runner = self._by_pid.get(number)
             if runner is not None:
                 return runner.id
-        return None
+        return self._programs.runner_of(session_of(pid))
 
     def _retire(self, link: Link, message: dict[str, Any]) -> None:
         link.answer(message, {"t": "ok"})
@@ -354,6 +365,7 @@ class Host:
     def _report(self, runner: Runner) -> None:
         if runner.exit is not None:
             self._zygotes.forget_runner(runner.id)
+            self._programs.runner_ended(runner)
             if runner.pid is not None:
                 self._by_pid.pop(runner.pid, None)
         elif runner.pid is not None and runner.state == "starting":
@@ -387,7 +399,7 @@ class Host:
         runner = self._by_pid.get(pid)
         if runner is not None:
             self._end_runner(runner, code, number)
-        elif not self._zygotes.reaped(pid, code, number):
+        elif not (self._zygotes.reaped(pid, code, number) or self._programs.reaped(pid, code, number)):
             # A process that a runner left to us, or a runner whose birth is not told yet.
             self._strays[pid] = (time.monotonic(), code, number)
             while len(self._strays) > 256:

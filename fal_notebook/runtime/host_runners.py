@@ -77,7 +77,7 @@ class Runner:
         self.exit: dict[str, Any] | None = None
         """The `exited` message, once it has ended."""
         self.log = LogFile(logs)
-        self._cage = cage
+        self.cage = cage
         self.ends = self._make_ends(folder)
         self._secrets: dict[str, str] = dict(order.get("secrets") or {})
         self._redactor = Redactor(self._secrets.values())
@@ -97,6 +97,11 @@ class Runner:
         self._drop_timer: Timer | None = None
         self._readers: dict[int, LineReader | FrameReader] = {}
         self._memory = MemoryWatch(loop, int(order.get("memory_mb") or 0) << 20, self._exceed)
+
+    @property
+    def pidfd(self) -> int | None:
+        """Its process as a descriptor; None before it has one."""
+        return self._pidfd
 
     # -- starting ---------------------------------------------------------------------------------------
 
@@ -141,7 +146,7 @@ class Runner:
             stdout=self.ends.child_fds[3],
             stderr=self.ends.child_fds[4],
             death_signal=signal.SIGKILL,
-            prepare=prepare_child(self._cage),
+            prepare=prepare_child(self.cage),
         )
         self._handed_over()
         pidfd = open_pidfd(pid)
@@ -150,10 +155,10 @@ class Runner:
 
     def _make_ends(self, folder: Path) -> RunnerEnds:
         ends = RunnerEnds(folder)
-        if self._cage is not None:
+        if self.cage is not None:
             # Through, for those who know the name; inside only what is its own.
             folder.chmod(0o711)
-            self._cage.give(ends.own, ends.work)
+            self.cage.give(ends.own, ends.work)
         return ends
 
     def _handed_over(self) -> None:
@@ -320,7 +325,7 @@ class Runner:
             "pid": self.pid,
             "start_kind": self.start_kind,
             "start_reason": self.start_reason,
-            "tier": TIER if self._cage is None else "basic",
+            "tier": TIER if self.cage is None else "basic",
             "socket": str(self.ends.app_path),
             "control": str(self.ends.ctl_path),
             "phases": self._phases,

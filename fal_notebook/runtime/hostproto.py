@@ -6,8 +6,9 @@ Rules: a frame is a u32 (big endian) length and one UTF-8 JSON object of at most
 carries `proto: [min, max]` and the highest common version is used. An unknown `t` is answered with `error`,
 unknown fields are ignored. Bundles and bodies never travel here: they are files.
 
-    backend -> host   hello adopt start stop kill warm drop logs.read logs.stop ack stats retire
-    host -> backend   welcome ok error started refused state exited zygote log stats
+    backend -> host   hello adopt start stop kill warm drop logs.read logs.stop exec exec.input exec.resize exec.interrupt
+                      ack stats retire
+    host -> backend   welcome ok error started refused state exited zygote log exec.output exec.ended stats
 """
 
 from __future__ import annotations

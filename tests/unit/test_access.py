@@ -126,7 +126,7 @@ def test_what_another_account_owns_is_not_there() -> None:
         ("POST", "/deployments", "deploy"),
         ("DELETE", "/apps/a", "delete"),
         ("DELETE", "/sessions/a", "deploy"),
-        ("GET", "/runners/r-1/exec", "deploy"),
+        ("GET", "/runners/r-1/exec", "secrets"),
         ("POST", "/runners/r-1/stop", "deploy"),
         ("GET", "/nodes", "read"),
         ("PUT", "/machines/XL", "govern"),

@@ -7,6 +7,7 @@ reader holds nothing up. A lost connection is made again; only a host that is tr
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import time
@@ -17,6 +18,14 @@ from typing import Any
 
 import structlog
 
+from fal_backend.domain.program import (
+    ProgramEnded,
+    ProgramNews,
+    ProgramOutput,
+    ProgramRefused,
+    ProgramStarted,
+    ProgramWish,
+)
 from fal_backend.ports import (
     HostExited,
     HostHello,
@@ -30,7 +39,7 @@ from fal_backend.ports import (
 from fal_notebook.runtime.hostproto import PROTO, Decoder, ProtocolError, encode_frame, pick_version
 from fal_notebook.runtime.inventory import LOCAL
 
-__all__ = ["LOCAL_NODE", "HostUnreachableError", "Hosts"]
+__all__ = ["LOCAL_NODE", "HostProgram", "HostUnreachableError", "Hosts"]
 
 LOCAL_NODE = LOCAL
 """Name of the node that the backend itself runs on, where none is declared."""
@@ -73,8 +82,8 @@ class _Wire:
         self._writer.write(encode_frame({**message, "n": number}))
         return number
 
-    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Send a message and return its answer.
+    async def ask(self, message: dict[str, Any], *, within_s: float | None = _ANSWER_S) -> dict[str, Any]:
+        """Send a message and return its answer, however late it comes where `within_s` is None.
 
         Raises: HostUnreachableError when the connection ends first, ProtocolError when the host answers `error`.
         """
@@ -82,7 +91,7 @@ class _Wire:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = future
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(within_s):
                 answer = await future
         except TimeoutError:
             self.close()
@@ -120,6 +129,51 @@ class _Wire:
         if future is not None and not future.done():
             future.set_result(message)
         return future is not None
+
+
+class HostProgram:
+    """A program beside a runner; it ends with this connection."""
+
+    def __init__(self, wire: _Wire, node: str) -> None:
+        self._wire = wire
+        self._node = node
+
+    async def news(self) -> AsyncIterator[ProgramNews]:
+        """Yield what it says and does to its end. Raises: HostUnreachableError, ProtocolError."""
+        async for message in self._wire.messages():
+            match message["t"]:
+                case "ok":
+                    yield ProgramStarted()
+                case "exec.output":
+                    yield ProgramOutput(message["s"] == "stderr", base64.b64decode(message["data"]))
+                case "exec.ended":
+                    yield ProgramEnded(message["code"], message["signal"], str(message["why"]))
+                    return
+                case "refused":
+                    yield ProgramRefused(str(message.get("code")), str(message.get("reason")))
+                    return
+                case "error":
+                    raise ProtocolError(f"exec: {message.get('message')}")
+                case _:
+                    continue  # its welcome, and what a newer host may tell
+        raise HostUnreachableError(f"the runner host of node {self._node!r} went away")
+
+    async def give(self, data: bytes, *, is_last: bool = False) -> None:
+        """Give it input; returns when it was taken. Raises: HostUnreachableError."""
+        text = base64.b64encode(data).decode()
+        await self._wire.ask({"t": "exec.input", "data": text, "end": is_last}, within_s=None)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell it the size of its window. Raises: HostUnreachableError."""
+        self._wire.tell({"t": "exec.resize", "rows": rows, "columns": columns})
+
+    def interrupt(self) -> None:
+        """Interrupt it. Raises: HostUnreachableError."""
+        self._wire.tell({"t": "exec.interrupt"})
+
+    def close(self) -> None:
+        """Leave it: it is killed."""
+        self._wire.close()
 
 
 class Hosts:
@@ -200,11 +254,7 @@ class Hosts:
         Raises: HostUnreachableError when the host cannot be reached or goes away.
         """
         node = self._nodes.get(runner_id) or next(iter(self._sockets))
-        try:
-            wire = await _Wire.connect(self._sockets[node])
-        except (OSError, TimeoutError) as error:
-            raise HostUnreachableError(f"the runner host of node {node!r} cannot be reached") from error
-        wire.tell(self._hello(news=False))
+        wire = await self._wire_beside(node)
         wire.tell({"t": "logs.read", "runner_id": runner_id, "after": after, "follow": follow})
         try:
             # Read here and not in a task, so that a slow consumer slows the host and fills no memory.
@@ -222,6 +272,22 @@ class Hosts:
             raise HostUnreachableError(f"the runner host of node {node!r} went away")
         finally:
             wire.close()
+
+    async def open_program(self, runner_id: str, wish: ProgramWish) -> HostProgram:
+        """Ask for a program beside a runner. Raises: HostUnreachableError."""
+        node = self._nodes.get(runner_id) or next(iter(self._sockets))
+        wire = await self._wire_beside(node)
+        wire.tell({"t": "exec", "runner_id": runner_id, **asdict(wish)})
+        return HostProgram(wire, node)
+
+    async def _wire_beside(self, node: str) -> _Wire:
+        """Return another connection to a node's host, without news. Raises: HostUnreachableError."""
+        try:
+            wire = await _Wire.connect(self._sockets[node])
+        except (OSError, TimeoutError) as error:
+            raise HostUnreachableError(f"the runner host of node {node!r} cannot be reached") from error
+        wire.tell(self._hello(news=False))
+        return wire
 
     def runner_memory(self) -> dict[str, int]:
         """Last known private memory of each runner in bytes."""

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _DATA_PLANE = (b"/run/", b"/queue/", b"/ws/")
 """What is served without ASGI."""
+_PROGRAMS = b"/api/v1/runners/"
+"""Where a websocket leads to a program."""
 
 IN_HAND = HIGH_WATER_LIMIT
 """A body up to this size is complete before its call takes a slot."""
@@ -337,7 +339,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if TARGET in head.found and self.url.partition(b"?")[0] == PROXY:
             self.url = readdress(head.found[TARGET]) or b"/api/fal/proxy/refused"
         is_preflight = head.method == b"OPTIONS" and b"access-control-request-method" in head.found
-        if self.url.startswith(_DATA_PLANE) and not is_preflight:
+        is_ours = self.url.startswith(_DATA_PLANE) or (head.is_websocket and self.url.startswith(_PROGRAMS))
+        if is_ours and not is_preflight:
             caller = Caller(self, head, self.url, length, is_http10=is_http10, keep_alive=keep_alive)
             if head.is_websocket:
                 caller.target, caller.token = split_token(self.url)

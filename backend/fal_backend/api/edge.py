@@ -26,6 +26,7 @@ from fal_backend.api.caller import Caller, problem
 from fal_backend.api.connection import EdgeProtocol, Limits
 from fal_backend.api.gateway import Gateway
 from fal_backend.api.messages import MessageDoor
+from fal_backend.api.programs import ProgramDoor
 from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import Rates
 from fal_backend.api.spans import SpanDoor
@@ -56,6 +57,7 @@ class Edge:
         tokens: Tokens | None = None,
         spans: SpanDoor | None = None,
         messages: MessageDoor | None = None,
+        programs: ProgramDoor | None = None,
         rates: Rates | None = None,
         webhook_keys: Callable[[], bytes] | None = None,
         url: str,
@@ -73,6 +75,7 @@ class Edge:
         self._tokens = tokens
         self._spans = spans
         self._messages = messages
+        self._programs = programs
         self._rates = rates or Rates()
         self._webhook_keys = webhook_keys
         self._control = control
@@ -92,6 +95,11 @@ class Edge:
         elif caller.target.startswith(b"/ws/"):
             if self._messages is not None:
                 self._messages.begin(caller)
+            else:
+                caller.answer(404, b"", problem("There are no websockets here"))
+        elif caller.target.startswith(b"/api/"):
+            if self._programs is not None:
+                self._programs.begin(caller)
             else:
                 caller.answer(404, b"", problem("There are no websockets here"))
         elif self._queue is not None:

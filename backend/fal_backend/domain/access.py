@@ -226,7 +226,7 @@ _HOUSE = ("/machines", "/nodes")
 """What belongs to the backend: everybody may look, its admins may change it."""
 
 _ACTING = ("/exec", "/shell")
-"""Ends of paths that change something although they may be asked for with GET: a websocket is."""
+"""Ends of paths that run programs beside a runner, which are good for whatever its user can read."""
 
 
 def operation_of(method: str, path: str) -> Operation:
@@ -234,7 +234,9 @@ def operation_of(method: str, path: str) -> Operation:
     for start, operation in _BY_PLACE:
         if path == start or path.startswith(f"{start}/"):
             return operation
-    if method in ("GET", "HEAD") and not path.endswith(_ACTING):
+    if path.endswith(_ACTING):
+        return Operation.SECRETS
+    if method in ("GET", "HEAD"):
         return Operation.LOGS if path.endswith("/log") else Operation.READ
     if path.startswith(_HOUSE):
         return Operation.GOVERN
