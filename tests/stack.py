@@ -83,6 +83,15 @@ class Stack:
         return self.root / "h"
 
     @property
+    def open_folder(self) -> Path:
+        """A folder that runners see and write too, whoever they run as: to those in a cage, neighbours of the stack's own are hidden."""
+        folder = Path("/var/tmp") / self.root.name
+        if not folder.is_dir():
+            folder.mkdir()
+            folder.chmod(0o777)
+        return folder
+
+    @property
     def places(self) -> Places:
         before = os.environ.get("XDG_RUNTIME_DIR")
         os.environ["XDG_RUNTIME_DIR"] = str(self.root / "x")
@@ -284,6 +293,7 @@ def stack(*flags: str, start: bool = True) -> Iterator[Stack]:
             made.stop()
         finally:
             shutil.rmtree(root, ignore_errors=True)
+            shutil.rmtree(Path("/var/tmp") / root.name, ignore_errors=True)
 
 
 @dataclass

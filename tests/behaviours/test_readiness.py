@@ -110,7 +110,9 @@ class FailsLater(fal.App):
 
 def crash_after_deploy(shared: Stack, source: str, app: str, name: str) -> tuple[dict[str, Any], str, str]:
     """Deploy an app that works, end its runner, and let the next start fail; return a failed runner's row."""
-    flag, marks, requests = (str(shared.root / f"{app}.{part}") for part in ("flag", "marks", "requests"))
+    flag, marks, requests = (
+        str(shared.open_folder / f"{app}.{part}") for part in ("flag", "marks", "requests")
+    )
     shared.deploy(source.format(flag=flag, marks=marks, requests=requests), name=name)
     (runner,) = shared.runners(app)
     Path(flag).touch()

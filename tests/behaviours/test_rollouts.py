@@ -353,7 +353,7 @@ def test_s108_at_once_while_a_runner_of_it_still_has_a_call(shared: Stack) -> No
     shared.deploy(app("Undone", "v1"), name="undone.py")
     old, runner = revision(shared, "undone"), shared.runners("undone")[0]["runner_id"]
     with ThreadPoolExecutor(1) as pool:
-        gate = shared.root / "undone-may-end"
+        gate = shared.open_folder / "undone-may-end"
         long = pool.submit(shared.call, "undone", {"until": str(gate)}, timeout_s=300)
         wait_for("the call to run", lambda: shared.runners("undone")[0]["in_flight_requests"] == 1)
         shared.deploy(app("Undone", "v2", setup="time.sleep(1)"), name="undone.py")

@@ -32,7 +32,7 @@ def test_nothing_is_imported_after_ready() -> None:
     with stack(start=False) as backend:
         folder = backend.root / "watch"
         folder.mkdir()
-        flag, seen = backend.root / "flag", backend.root / "seen"
+        flag, seen = backend.open_folder / "flag", backend.open_folder / "seen"
         (folder / "sitecustomize.py").write_text(WATCH.format(flag=str(flag), seen=str(seen)))
         started = backend.cli("serve", "--background", "--json", PYTHONPATH=str(folder))
         assert started.returncode == 0, started.stderr

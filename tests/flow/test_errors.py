@@ -122,8 +122,8 @@ def test_an_unknown_machine_type_of_a_flag_is_not_blamed_on_the_code(shared: Sta
 
 def test_a_gpu_that_no_node_has_says_what_is_available(notebook: Notebook, shared: Stack) -> None:
     cell = fail_unsent(notebook, shared, app("Gpu").replace('"XS"', '"GPU-H100"'))
-    assert "No node has the machine type `GPU-H100`" in cell.text
-    assert "Available: XS, S, M, L, CPU." in cell.text
+    assert "GPU-H100: no such GPU here (this machine: XS S M L CPU)" in cell.text
+    assert "Try `--machine-type CPU`." in cell.text
 
 
 def test_e09_an_init_is_refused_with_fals_words(notebook: Notebook, shared: Stack) -> None:
@@ -235,7 +235,7 @@ def test_a_setup_that_never_returns_is_shown_where_it_stood(notebook: Notebook) 
 
 
 def test_a_crash_loop_backs_off(shared: Stack) -> None:
-    marker = shared.root / "broken"
+    marker = shared.open_folder / "broken"
     deployed = shared.deploy(
         "import fal, pathlib\n"
         + app("Crashes", "keep_alive = 0", "max_concurrency = 1", "def setup(self):",

@@ -9,7 +9,7 @@ import pytest
 from tests.stack import Stack, stack, wait_for
 
 TAKES = """
-import fal
+import time, fal
 
 class Hungry(fal.App):
     machine_type = "XS"
@@ -18,6 +18,7 @@ class Hungry(fal.App):
     @fal.endpoint("/")
     def take(self, mb: int = 0) -> dict:
         self.held = bytearray(mb << 20)
+        time.sleep(mb / 200)
         return {"mb": mb}
 """
 
