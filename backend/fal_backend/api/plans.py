@@ -8,7 +8,6 @@ from fastapi import FastAPI, Request
 
 from fal_backend.api.control import PREFIX, Control, Who
 from fal_backend.services.catalog import Catalog
-from fal_backend.services.deploy import Author
 from fal_backend.services.plans import Plans
 from fal_notebook.wire import Deployment, DeployRequest
 from fal_notebook.wire_plan import DeployPlan
@@ -33,7 +32,7 @@ def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[F
 
     async def confirm(id: str, request: Request, who: Who) -> Deployment:
         """Begin the deployment that a plan showed."""
-        outcome = await plans.confirm(id, who.account, Author(who.nickname, who.key_id))
+        outcome = await plans.confirm(id, who.account, catalog.author(who))
         base = control.base_url(request)
         return await catalog.deployment_view(outcome.deployment, base, changed=outcome.changed)
 
