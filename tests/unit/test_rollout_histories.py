@@ -397,10 +397,13 @@ class World:
         assert self.ledger.open_of_app(KEY) == []
         alias = self.ledger.alias(KEY)
         wanted = revisions_of(alias) if alias is not None else set()
-        live = self.ledger.live()
+        # In a crash loop a start may be of this very moment; what was dropped of it is wanted again at the next.
+        starts = {row.id for row in self.ledger.live() if row.created_at == self.clock.us}
+        live = [row for row in self.ledger.live() if row.id not in starts]
         assert {row.revision for row in live} <= wanted
         assert {row.id for row in live if row.phase == RunnerPhase.READY} == set(self.plane.opened)
-        assert set(self.processes) == {row.id for row in live}
+        assert set(self.processes) - starts == {row.id for row in live}
+        assert not starts or alias is None or alias.revision in self.bad or alias.split_revision in self.bad
         if alias is not None and (ScaleSpec.model_validate_json(alias.scale_json).min_concurrency or 0):
             assert alias.revision in self.bad or any(row.revision == alias.revision for row in live)
 
