@@ -73,7 +73,7 @@ check: $(VENV)/.dev  ## lint, types, import rules, formatting: fast
 	$(PY) tests/house.py
 
 unit: $(VENV)/.dev
-	$(PYTEST) tests/unit tests/contract
+	$(PYTEST) -m "not slow" tests/unit tests/contract
 
 flows: $(VENV)/.dev
 	$(PYTEST) -m "not slow" tests/flow tests/behaviours
