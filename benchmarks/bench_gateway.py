@@ -83,6 +83,8 @@ class _Bench:
         self.cpu: dict[str, list[float]] = {name: [] for name in self._measured}
         self.download: list[float] = []
         self.growth: list[float] = []
+        self._stream = (f"http://127.0.0.1:{raw.port}/events", f"{edge}/raw/events")
+        self.first_event: dict[str, list[float]] = {"direct": [], "gateway": []}
         self.rates: dict[str, list[float]] = {name: [] for name in self.urls}
 
     def round(self) -> None:
@@ -103,6 +105,8 @@ class _Bench:
         self.added_fastapi.append(one["gateway+fastapi"] - one["fastapi"])
         direct, through = (_wrk(url, self._script, connections=2, seconds=2).rate for url in self._download)
         self.download.append(through / direct)
+        for name, url in zip(self.first_event, self._stream, strict=True):
+            self.first_event[name] += _first_events(url)
         self.growth.append(_slow_readers(self._download[1], self._gateway.pid))
 
     def figures(self) -> list[Figure]:
@@ -123,6 +127,10 @@ class _Bench:
             median_of("gateway's CPU / raw ASGI server's", _paired(self.cpu, "raw"), "x"),
             median_of("gateway's CPU / FastAPI server's", _paired(self.cpu, "fastapi"), "x"),
             median_of("10 MB download / direct, c=2", self.download, "x", needed=0.65, goal=0.65, **least),
+            median_of(
+                "first SSE byte after the runner's, gateway", self.first_event["gateway"], "ms", needed=2.0
+            ),
+            median_of("first SSE byte after the runner's, direct", self.first_event["direct"], "ms"),
             median_of("memory growth, 20 readers that stall", self.growth, "MB", needed=32, goal=32),
             *(median_of(f"calls a second, {name}", rates, "/s") for name, rates in self.rates.items()),
         ]
@@ -140,6 +148,29 @@ def _wrk(url: str, script: Path, *, connections: int, seconds: int) -> Sample:
     if "Non-2xx" in text or "Socket errors" in text or not (rate and p50 and requests):
         raise RuntimeError(f"wrk against {url}:\n{text}")
     return Sample(float(rate[1]), float(p50[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[p50[2]], int(requests[1]))
+
+
+def _first_events(url: str, count: int = 40) -> list[float]:
+    """Return how many ms after the server wrote it the first event of a stream was here, for several streams.
+
+    The event holds the server's own clock, which is ours: both are on this machine.
+    """
+    _, _, rest = url.partition("//")
+    address, _, path = rest.partition("/")
+    host, _, port = address.partition(":")
+    request = f"GET /{path} HTTP/1.1\r\nhost: {address}\r\nauthorization: {KEY.decode()}\r\nconnection: close\r\n\r\n"
+    found = []
+    for _ in range(count):
+        with socket.create_connection((host, int(port))) as reader:
+            reader.sendall(request.encode())
+            text = b""
+            while not (event := re.search(rb"data: (\d+)\n", text)):
+                part = reader.recv(65536)
+                if not part:
+                    raise RuntimeError(f"{url} ended before its first event: {text[:200]!r}")
+                text += part
+            found.append((time.monotonic_ns() - int(event[1])) / 1e6)
+    return found
 
 
 def _slow_readers(url: str, pid: int) -> float:
@@ -251,10 +282,24 @@ async def _raw(scope: Any, receive: Any, send: Any) -> None:
         return
     while (await receive()).get("more_body"):
         pass
+    if scope["path"] == "/events":
+        await _events(send)
+        return
     body = _LARGE if scope["path"] == "/large" else b'{"text": "a cat", "steps": 4}'
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _events(send: Any) -> None:
+    """Answer with a stream whose first event tells when it was written, and whose end comes later."""
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await asyncio.sleep(0.005)
+    event = b"data: %d\n\n" % time.monotonic_ns()
+    await send({"type": "http.response.body", "body": event, "more_body": True})
+    await asyncio.sleep(0.02)
+    await send({"type": "http.response.body", "body": b"data: end\n\n"})
 
 
 _LARGE = b"x" * DOWNLOAD

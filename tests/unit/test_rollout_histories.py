@@ -401,7 +401,7 @@ class World:
         starts = {row.id for row in self.ledger.live() if row.created_at == self.clock.us}
         live = [row for row in self.ledger.live() if row.id not in starts]
         assert {row.revision for row in live} <= wanted
-        assert {row.id for row in live if row.phase == RunnerPhase.READY} == set(self.plane.opened)
+        assert {row.id for row in live if row.phase == RunnerPhase.READY} == set(self.plane.opened) - starts
         assert set(self.processes) - starts == {row.id for row in live}
         assert not starts or alias is None or alias.revision in self.bad or alias.split_revision in self.bad
         if alias is not None and (ScaleSpec.model_validate_json(alias.scale_json).min_concurrency or 0):
