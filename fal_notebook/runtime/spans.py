@@ -7,6 +7,7 @@ waits for the backend; what cannot be told in time is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,6 +19,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = ["OpenSpan", "Spans"]
 
@@ -49,8 +51,10 @@ class OpenSpan:
 class Spans:
     """Collects spans on the loop and in hooks; a thread of its own sends them."""
 
-    def __init__(self, socket_path: str, token: str) -> None:
+    def __init__(self, socket_path: str, url: str, token: str) -> None:
+        """url: where the backend answers a runner in a cage, from which its socket cannot be reached."""
         self._socket_path = socket_path
+        self._url = url
         self._token = token
         self._ended: deque[dict[str, Any]] = deque(maxlen=_WAITING)
         self._has_some = threading.Event()
@@ -64,7 +68,7 @@ class Spans:
         env = os.environ
         if "FAL_NB_SPANS" not in env or "FAL_NB_UPLOAD_TOKEN" not in env:
             return None
-        return cls(env["FAL_NB_UPLOAD_SOCKET"], env["FAL_NB_UPLOAD_TOKEN"])
+        return cls(env["FAL_NB_UPLOAD_SOCKET"], env["FAL_NB_CDN_URL"], env["FAL_NB_UPLOAD_TOKEN"])
 
     def note_setup(self, start_ns: int, end_ns: int) -> None:
         """Remember when `setup()` ran: it belongs to the call that it was made for, which is still to come."""
@@ -128,16 +132,20 @@ class Spans:
             while self._ended:
                 self._tell([self._ended.popleft() for _ in range(min(_BATCH, len(self._ended)))])
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if not os.access(self._socket_path, os.W_OK):
+            return http.client.HTTPConnection(urlsplit(self._url).netloc, timeout=_TIMEOUT_S)
+        connection = http.client.HTTPConnection("backend", timeout=_TIMEOUT_S)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(_TIMEOUT_S)
+        connection.sock.connect(self._socket_path)
+        return connection
+
     def _tell(self, batch: list[dict[str, Any]]) -> None:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        connection = http.client.HTTPConnection("backend", timeout=_TIMEOUT_S)
         try:
-            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.sock.settimeout(_TIMEOUT_S)
-            connection.sock.connect(self._socket_path)
-            connection.request("POST", _PATH, json.dumps(batch), headers)
-            connection.getresponse().read()
+            with contextlib.closing(self._connection()) as connection:
+                connection.request("POST", _PATH, json.dumps(batch), headers)
+                connection.getresponse().read()
         except (OSError, http.client.HTTPException):
             return  # a backend that is away for a moment: traces are no truth
-        finally:
-            connection.close()

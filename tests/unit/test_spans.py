@@ -25,7 +25,7 @@ GOOD = {"name": "x", "trace": TRACE, "span": PARENT, "parent": None, "start": 1,
     "given", [None, "", "nonsense", f"00-{TRACE}-{PARENT}-00", f"01-{TRACE}-{PARENT}-01"]
 )
 def test_a_call_that_is_not_traced_has_no_span(given: str | None) -> None:
-    assert Spans("/nowhere", "token").begin("POST /", given) is None
+    assert Spans("/nowhere", "http://127.0.0.1:9", "token").begin("POST /", given) is None
 
 
 def test_a_span_is_a_child_and_names_itself_to_others(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_span_is_a_child_and_names_itself_to_others(tmp_path: Path) -> None:
     with Server(path, Door) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        spans = Spans(path, "mine")
+        spans = Spans(path, "http://127.0.0.1:9", "mine")
         spans.note_setup(5, 10)
         span = spans.begin("POST /", f"00-{TRACE}-{PARENT}-01")
         assert span is not None
@@ -70,7 +70,7 @@ def test_a_span_is_a_child_and_names_itself_to_others(tmp_path: Path) -> None:
 
 
 def test_a_backend_that_is_away_costs_spans_only() -> None:
-    spans = Spans("/nowhere", "token")
+    spans = Spans("/nowhere", "http://127.0.0.1:9", "token")
     span = spans.begin("POST /", f"00-{TRACE}-{PARENT}-01")
     assert span is not None
     spans.end(span, {})
