@@ -195,10 +195,14 @@ def test_s096_private_in_code_is_accepted(deploy: Deploy, shared: Stack) -> None
 def test_s096_a_wrong_mode_is_refused_before_anything_is_sent(
     door: str, shared: Stack, notebook: Notebook
 ) -> None:
-    before = shared.api("GET", "/apps").json()
+    before = revisions(shared)
     said = {"file": by_file, "notebook": by_notebook}[door](shared, notebook)
     assert all(mode in said for mode in ("private", "public", "shared")), said
-    assert shared.api("GET", "/apps").json() == before
+    assert revisions(shared) == before
+
+
+def revisions(shared: Stack) -> dict[str, str]:
+    return {app["alias"]: app["revision"] for app in shared.api("GET", "/apps").json()["apps"]}
 
 
 def by_file(shared: Stack, notebook: Notebook) -> str:
