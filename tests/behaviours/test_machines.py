@@ -161,7 +161,7 @@ def test_s069_several_gpus_on_one_node_or_none(house: Stack) -> None:
     gone(house, "pair")
     deployed(house, "Single", machine_type="GPU-H100", keep_alive=60, min_concurrency=1)
     deployed(
-        house, "Pair", "--strategy", "recreate", machine_type="GPU-H100", num_gpus=2, request_start_timeout=15
+        house, "Pair", "--strategy", "recreate", machine_type="GPU-H100", num_gpus=2, request_start_timeout=25
     )
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(house.call, "pair", {})
