@@ -21,6 +21,9 @@ def violations(page: Page, selector: str = "body") -> list[str]:
         pytest.skip("axe-core is not installed (cd labextension && npm ci)")
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(SOURCE.read_text())
+    # A colour in the middle of its change is nobody's reading.
+    page.evaluate("""() => Promise.allSettled(
+        document.getAnimations().filter(one => one instanceof CSSTransition).map(one => one.finished))""")
     found: dict[str, Any] = page.evaluate(
         """([selector, tags]) => axe.run(
              {include: [selector]},

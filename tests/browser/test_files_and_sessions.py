@@ -192,6 +192,7 @@ def test_a_url_can_be_typed_and_files_dropped_and_pasted(session: Session) -> No
             [way, name],
         )
         expect(zone).to_contain_text(name, timeout=30_000)
+        expect(card.get_by_role("progressbar")).to_have_count(0, timeout=30_000)
         card.get_by_role("button", name="Run").click()
         expected = hashlib.sha256(way.encode()).hexdigest()
         expect(card.locator(".fal-pg-out")).to_contain_text(expected, timeout=60_000)

@@ -54,7 +54,7 @@ def test_a_plan_is_looked_at_and_confirmed_without_the_kernel(session: Session) 
     plan.get_by_role("button", name="Hide code diff").click()
 
     # The switch checks again, with the scaling of the code.
-    plan.get_by_role("checkbox").check()
+    plan.get_by_role("checkbox").click()
     row = plan.locator("tr", has_text="keep_alive")
     expect(row).to_contain_text("from code", timeout=20_000)
     expect(row).to_contain_text("10 s")
