@@ -22,8 +22,13 @@ def violations(page: Page, selector: str = "body") -> list[str]:
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(SOURCE.read_text())
     # A colour in the middle of its change is nobody's reading.
-    page.evaluate("""() => Promise.allSettled(
-        document.getAnimations().filter(one => one instanceof CSSTransition).map(one => one.finished))""")
+    page.evaluate("""async () => {
+        for (let frame = 0; frame < 3; frame++) {
+            await new Promise(drawn => requestAnimationFrame(drawn));
+            await Promise.allSettled(
+                document.getAnimations().filter(one => one instanceof CSSTransition).map(one => one.finished));
+        }
+    }""")
     found: dict[str, Any] = page.evaluate(
         """([selector, tags]) => axe.run(
              {include: [selector]},
