@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import pwd
 
 from fal_notebook.runtime.settings import Settings
 
@@ -41,6 +42,8 @@ def variables_of(settings: Settings) -> dict[str, str]:
         "PIP_NO_INPUT": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
     }
+    if "HOME" not in settings.env and not _has_home():
+        found["HOME"] = settings.own
     for name in ("PIP_PREFIX", "PIP_USER"):
         found.pop(name, None)  # pip refuses them together with a target
     # By uuid: numbers move at a reboot. Without a device nothing is seen, whatever the machine has.
@@ -48,6 +51,15 @@ def variables_of(settings: Settings) -> dict[str, str]:
     if settings.devices and settings.device_share < WHOLE:
         found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{settings.device_share / WHOLE:.2f}"
     return found
+
+
+def _has_home() -> bool:
+    """Tell whether this user is known to the machine: one of a cage is not, and pip will not run without a home."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
 
 
 def thread_count(settings: Settings) -> int:

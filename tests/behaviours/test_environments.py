@@ -227,7 +227,8 @@ def test_s077_each_environment_has_its_own_secrets(door: Door, shared: Stack) ->
     }
     listed = shared.cli_json("secrets", "list")["secrets"]
     said += json.dumps(listed)
-    assert {(one["name"], one["environment"], one["default_exposed"]) for one in listed} == {
+    mine = [one for one in listed if one["name"] in ("T", "ONLY_MAIN")]
+    assert {(one["name"], one["environment"], one["default_exposed"]) for one in mine} == {
         ("T", "main", True),
         ("T", "staging", True),
         ("ONLY_MAIN", "main", True),
