@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fal_notebook.commands.registry import COMMANDS, Entry, HelpWanted, find, parse
+from fal_notebook.commands.registry import HELP, Entry, HelpWanted, find, listing, parse
 from fal_notebook.errors import FalError, UsageError
 
 __all__ = ["main"]
 
 DOOR = "cli"
+
+_COMMON = {"--host": "URL", "--home": "FOLDER", "--team": "NAME"}
+"""Flags with a value that every command understands."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], HELP[-1]]
+    if not words or words[0] in HELP:
         print(_overview())
         return 0
     if words[0] == "--version":
@@ -64,33 +69,35 @@ def _run(words: list[str]) -> int:
     entry, rest = find(words, door=DOOR)
     wanted = _common(entry, rest)
     command = entry.load()
-    arguments = parse(f"fal-nb {entry.name}", entry.summary, command.arguments, wanted.words)
+    own = _own(entry)
+    epilog = f"Also --json{''.join(f', {flag} {what}' for flag, what in _COMMON.items() if flag not in own)}."
+    arguments = parse(f"fal-nb {entry.name}", entry.summary, command.arguments, wanted.words, epilog=epilog)
     return _call(command.run, arguments, wanted)
 
 
 def _overview() -> str:
-    entries = [entry for entry in COMMANDS if DOOR in entry.doors]
-    width = max(len(entry.name) for entry in entries)
-    lines = [f"  fal-nb {entry.name.ljust(width)}  {entry.summary}" for entry in entries]
-    tail = (
-        "Each has --help and --json. --host URL (or FAL_NB_URL) names another backend; its key is in FAL_KEY. "
-        "--team NAME (or FAL_TEAM) acts for a team."
-    )
     return "\n".join(
-        ["From a notebook cell to a production endpoint, on your own machines.", "", *lines, "", tail]
+        [
+            "From a notebook cell to a production endpoint, on your own machines.",
+            "",
+            listing(DOOR),
+            "",
+            "Each has --help and --json. --host URL (or FAL_NB_URL) names another backend;",
+            "its key is in FAL_KEY. --team NAME (or FAL_TEAM) acts for a team.",
+        ]
     )
 
 
 def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
     """Take the flags out that every command has; `serve` has its own --host and --home."""
-    own = {"--host", "--home", "--team"} if entry.name == "serve" else set()
+    own = _own(entry)
     values: dict[str, str] = {}
     kept: list[str] = []
     words, behind = _split(words)
     rest = iter(words)
     for word in rest:
         name, equals, text = word.partition("=")
-        if name in {"--host", "--home", "--team"} - own:
+        if name in _COMMON.keys() - own:
             found = text if equals else next(rest, None)
             if not found:
                 raise UsageError(f"{name} needs a value.")
@@ -98,6 +105,11 @@ def _common(entry: Entry, words: Sequence[str]) -> _Wanted:
         elif word != "--json":
             kept.append(word)
     return _Wanted((*kept, *behind), json="--json" in words, **values)
+
+
+def _own(entry: Entry) -> frozenset[str]:
+    """Return flags of the common names that a command reads itself."""
+    return frozenset(_COMMON) if entry.name == "serve" else frozenset()
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

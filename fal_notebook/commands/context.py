@@ -11,6 +11,7 @@ from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fal_notebook.commands.registry import PREFIXES
 from fal_notebook.config import Profile
 from fal_notebook.errors import UsageError
 
@@ -99,7 +100,7 @@ class Context:
     @property
     def prefix(self) -> str:
         """How a command is written at this door."""
-        return "%fal" if self.door == "notebook" else "fal-nb"
+        return PREFIXES[self.door]
 
 
 def _nobody(name: str) -> str:

@@ -18,7 +18,27 @@ from typing import Any, NoReturn
 
 from fal_notebook.errors import UsageError
 
-__all__ = ["COMMANDS", "Command", "Entry", "HelpWanted", "find", "flag", "parse", "parser", "taken", "value"]
+__all__ = [
+    "COMMANDS",
+    "HELP",
+    "PREFIXES",
+    "Command",
+    "Entry",
+    "HelpWanted",
+    "find",
+    "flag",
+    "listing",
+    "nearest",
+    "parse",
+    "parser",
+    "taken",
+    "value",
+]
+
+PREFIXES = {"cli": "fal-nb", "notebook": "%fal"}
+"""How a command is written at each door."""
+
+HELP = ("-h", "--help")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,35 +78,31 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("apps list", "List deployed apps", "apps"),
     Entry("apps delete", "Delete an app; its URL is gone", "apps"),
     Entry("apps simulate", "Replay an app's traffic under other settings", "simulate"),
-    Entry("apps scale", "Change settings of an app, at once and for later deployments", "scaling"),
-    Entry("apps rollout", "Replace an app's runners by new ones of the same revision", "scaling"),
+    Entry("apps scale", "Change an app's settings, now and from now on", "scaling"),
+    Entry("apps rollout", "Replace an app's runners by new ones", "scaling"),
     Entry("apps runners", "List an app's runners", "scaling"),
     Entry("apps gpus", "Count the GPUs that an app's runners hold", "runners"),
     Entry("apps list-rev", "List an app's revisions, with how their calls went", "revisions"),
-    Entry("apps set-rev", "Go back to a revision, or give it a part of the callers", "revisions"),
+    Entry("apps set-rev", "Go back to a revision, or give it some callers", "revisions"),
     Entry("apps delete-rev", "Remove a revision that nothing uses", "revisions"),
     Entry("revisions list", "List an app's revisions", "revisions"),
-    Entry(
-        "revisions show", "Show what a revision was made from, by whom, and what became of it", "revisions"
-    ),
-    Entry("revisions diff", "Compare two revisions: code, requirements, settings", "revisions"),
-    Entry("runners list", "List runners: live ones and the last few that ended", "runners"),
+    Entry("revisions show", "Show what a revision was made from, and its fate", "revisions"),
+    Entry("revisions diff", "Compare code and settings of two revisions", "revisions"),
+    Entry("runners list", "List live runners and the last that ended", "runners"),
     Entry("runners stop", "Stop a runner in order", "runners"),
     Entry("runners kill", "End a runner at once", "runners"),
     Entry("runners logs", "Show what one runner wrote", "logs"),
     Entry("runners gpus", "Count the GPUs that your runners hold", "runners"),
-    Entry("runners exec", "Run a program beside a runner: its user, its folder", "programs", _TERMINAL),
+    Entry("runners exec", "Run a program beside a runner, as its user", "programs", _TERMINAL),
     Entry("runners shell", "Open a shell beside a runner", "programs", _TERMINAL),
     Entry("queue size", "Say how many requests of an app wait", "scaling"),
     Entry("queue flush", "Cancel the requests of an app that wait", "scaling"),
     Entry("logs", "Show what runners wrote", "logs"),
-    Entry("requests", "List calls that have ended, with where their time went", "requests"),
+    Entry("requests", "List ended calls, with where their time went", "requests"),
     Entry("environments list", "List environments", "environments"),
     Entry("environments create", "Make an environment beside `main`", "environments"),
-    Entry("environments delete", "Delete an environment; --yes with all that is in it", "environments"),
-    Entry(
-        "secrets set", "Set a secret: runners find it in their environment, nobody reads it back", "secrets"
-    ),
+    Entry("environments delete", "Delete an environment", "environments"),
+    Entry("secrets set", "Set a secret, which only runners can read", "secrets"),
     Entry("secrets list", "List secrets without their values", "secrets"),
     Entry("secrets unset", "Remove a secret", "secrets"),
     Entry("secrets rotate", "Encrypt all secrets anew under new keys", "secrets"),
@@ -107,7 +123,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("admin list", "List all accounts of the backend", "admin"),
     Entry("admin create", "Make a person's account and its first key", "admin", _TERMINAL),
     Entry("admin set", "Say what an account may do", "admin"),
-    Entry("audit", "List what was done to accounts and keys, and by whom", "admin"),
+    Entry("audit", "List who did what to accounts and keys", "admin"),
     Entry("serve", "Start the backend of this machine", "server", _TERMINAL),
     Entry("env", "Print exports that point fal's own clients here", "environment", _TERMINAL),
     Entry("lab", "Open JupyterLab with the fal panel", "server", _TERMINAL),
@@ -123,22 +139,47 @@ class HelpWanted(Exception):
 def find(words: Sequence[str], *, door: str) -> tuple[Entry, list[str]]:
     """Return the command that the words begin with, and the words left.
 
-    Raises: UsageError with the nearest names.
+    Raises: HelpWanted for a group's `--help`; UsageError with a group's list, or with the nearest names.
     """
-    entries = [entry for entry in COMMANDS if door in entry.doors]
-    for entry in entries:
+    for entry in COMMANDS:
         parts = entry.name.split()
         if list(words[: len(parts)]) == parts:
+            if door not in entry.doors:
+                raise UsageError(
+                    f"`{entry.name}` is a command of the terminal.", fix=f"Run `fal-nb {entry.name}` there."
+                )
             return entry, list(words[len(parts) :])
-    given = " ".join(words[:2])
-    group = [entry.name for entry in entries if words and entry.name.split()[0] == words[0]]
-    names = group or nearest(given, [entry.name for entry in entries])
-    fix = (
-        f"Try {' or '.join(f'`{name}`' for name in names)}."
-        if names
-        else "Without a command, the list is printed."
-    )
-    raise UsageError(f"No command `{given}`.", fix=fix)
+    group = [entry for entry in _of(door) if words and entry.name.startswith(f"{words[0]} ")]
+    if not group:
+        raise _unknown(" ".join(words[:2]), words[0] if words else "", door)
+    listed = f"Commands of `{PREFIXES[door]} {words[0]}`:\n{listing(door, words[0])}\nEach has --help."
+    if len(words) > 1 and words[1] in HELP:
+        raise HelpWanted(f"{listed}\n")
+    if len(words) == 1 or words[1].startswith("-"):
+        raise UsageError(f"`{words[0]}` alone is no command.", fix=listed)
+    like = nearest(words[1], [entry.name.partition(" ")[2] for entry in group])
+    guess = f"Did you mean `{words[0]} {like[0]}`?" if like else listed
+    raise UsageError(f"No command `{' '.join(words[:2])}`.", fix=guess)
+
+
+def listing(door: str, group: str | None = None) -> str:
+    """Return a line for each command of a door, or of one group of them."""
+    entries = [entry for entry in _of(door) if group is None or entry.name.startswith(f"{group} ")]
+    width = max(len(entry.name) for entry in entries)
+    return "\n".join(f"  {PREFIXES[door]} {entry.name.ljust(width)}  {entry.summary}" for entry in entries)
+
+
+def _of(door: str) -> list[Entry]:
+    return [entry for entry in COMMANDS if door in entry.doors]
+
+
+def _unknown(both: str, first: str, door: str) -> UsageError:
+    """Return the error for words of which not even the first is known."""
+    names = [entry.name for entry in _of(door)]
+    groups = {name.partition(" ")[0] for name in names}
+    like = (nearest(both, names) if both != first else []) or nearest(first, sorted(groups))
+    fix = f"Did you mean `{like[0]}`?" if like else f"`{PREFIXES[door]}` alone lists all commands."
+    return UsageError(f"No command `{both}`.", fix=fix)
 
 
 def taken(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -211,9 +252,13 @@ def parser(name: str, summary: str, arguments: type[Any]) -> argparse.ArgumentPa
     return built
 
 
-def parse(name: str, summary: str, arguments: type[Any], words: Sequence[str]) -> Any:
-    """Return the arguments as their dataclass. Raises: UsageError, HelpWanted."""
-    found = vars(parser(name, summary, arguments).parse_args(list(words)))
+def parse(
+    name: str, summary: str, arguments: type[Any], words: Sequence[str], *, epilog: str | None = None
+) -> Any:
+    """Return the arguments as their dataclass; the epilog stands below the help. Raises: UsageError, HelpWanted."""
+    built = parser(name, summary, arguments)
+    built.epilog = epilog
+    found = vars(built.parse_args(list(words)))
     return arguments(**{key: tuple(v) if isinstance(v, list) else v for key, v in found.items()})
 
 

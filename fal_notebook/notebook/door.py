@@ -22,7 +22,7 @@ from fal_notebook.commands.context import Answer, Context, Target
 from fal_notebook.commands.deploy import AppArguments, run_target
 from fal_notebook.commands.project import is_named, load_app
 from fal_notebook.commands.reference import is_file_reference, load, own_apps
-from fal_notebook.commands.registry import HelpWanted, find, nearest, parse, taken
+from fal_notebook.commands.registry import HELP, HelpWanted, find, nearest, parse, taken
 from fal_notebook.commands.results import Checked, Planned, Shipped
 from fal_notebook.config import resolve
 from fal_notebook.errors import AppError, FalError, UsageError
@@ -75,7 +75,7 @@ class Door:
             show(result)
 
     def _command(self, words: list[str], card: Card) -> Any:
-        if not words:
+        if not words or words[0] in HELP:
             raise HelpWanted(overview() + "\n")
         entry, rest = find(words, door=DOOR)
         team, rest = taken(rest, "--team")

@@ -82,6 +82,18 @@ def test_wrong_usage_is_exit_2_with_a_hint(shared: Stack, words: list[str], hint
     assert "Traceback" not in done.stderr
 
 
+def test_a_group_alone_lists_its_commands_and_its_help_is_no_error(shared: Stack) -> None:
+    for words in (["apps", "--help"], ["apps", "-h"], ["help", "apps"]):
+        helped = shared.cli(*words)
+        assert (helped.returncode, helped.stderr) == (0, "")
+        assert "fal-nb apps set-rev" in helped.stdout
+    alone = shared.cli("apps")
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert helped.stdout.strip() in alone.stderr
+    assert "Did you mean `apps list`?" in shared.cli("apps", "lst").stderr
+    assert "--host URL" in shared.cli("apps", "list", "--help").stdout
+
+
 def test_a_file_that_fails_shows_its_own_line(shared: Stack) -> None:
     path = shared.file("raises.py", "import fal\nx = 1\nraise RuntimeError('here')\n")
     done = shared.cli("deploy", str(path))

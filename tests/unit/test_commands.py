@@ -9,7 +9,15 @@ import pytest
 from fal_notebook.commands.deploy import AppArguments, DeployArguments, RunArguments
 from fal_notebook.commands.logs import LogsArguments
 from fal_notebook.commands.reference import load, own_apps
-from fal_notebook.commands.registry import COMMANDS, HelpWanted, find, parse, parser
+from fal_notebook.commands.registry import (
+    COMMANDS,
+    PREFIXES,
+    HelpWanted,
+    find,
+    listing,
+    parse,
+    parser,
+)
 from fal_notebook.commands.traces import own_frames
 from fal_notebook.errors import AppError, FalError, UsageError
 from fal_notebook.wire import AuthMode, CellRef, SourceText, Strategy
@@ -85,7 +93,14 @@ def test_commands_of_two_words_are_found_with_the_words_left() -> None:
 
 @pytest.mark.parametrize(
     ("words", "hint"),
-    [(["deplyo"], "`deploy`"), (["apps"], "`apps list`"), (["runners", "lst"], "`runners list`")],
+    [
+        (["deplyo"], "Did you mean `deploy`?"),
+        (["runners", "lst"], "Did you mean `runners list`?"),
+        (["app", "list"], "Did you mean `apps list`?"),
+        (["runnrs"], "Did you mean `runners`?"),
+        (["zzzz"], "`fal-nb` alone lists all commands."),
+        (["keys", "zzzz"], "fal-nb keys revoke"),
+    ],
 )
 def test_a_wrong_command_names_the_nearest(words: list[str], hint: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -93,9 +108,32 @@ def test_a_wrong_command_names_the_nearest(words: list[str], hint: str) -> None:
     assert hint in (caught.value.fix or "")
 
 
-def test_terminal_commands_are_not_in_the_notebook() -> None:
-    with pytest.raises(UsageError):
-        find(["serve"], door="notebook")
+GROUPS = sorted({entry.name.partition(" ")[0] for entry in COMMANDS if " " in entry.name})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("door", PREFIXES)
+def test_a_group_lists_its_commands(group: str, door: str) -> None:
+    with pytest.raises(HelpWanted) as caught:
+        find([group, "--help"], door=door)
+    listed = str(caught.value)
+    for entry in COMMANDS:
+        line = f"{PREFIXES[door]} {entry.name} "
+        is_listed = entry.name.startswith(f"{group} ") and door in entry.doors
+        assert (line in listed and entry.summary in listed) == is_listed, entry.name
+    with pytest.raises(UsageError) as alone:
+        find([group], door=door)
+    assert listed.strip() in (alone.value.fix or "")
+
+
+def test_every_line_of_the_lists_fits_a_terminal() -> None:
+    assert max(len(line) for line in listing("cli").splitlines()) <= 80
+
+
+def test_a_terminals_command_says_in_the_notebook_where_it_is() -> None:
+    with pytest.raises(UsageError) as caught:
+        find(["keys", "create", "--preset", "API"], door="notebook")
+    assert "`fal-nb keys create`" in (caught.value.fix or "")
 
 
 TRACE = """Traceback (most recent call last):

@@ -44,6 +44,10 @@ def test_help_is_printed_and_question_mark_has_the_list(
     shell.run_line_magic("fal", "")
     assert "%fal deploy" in capsys.readouterr().out
     assert "%fal deploy" in shell.magics_manager.magics["line"]["fal"].__doc__
+    shell.run_line_magic("fal", "apps --help")
+    listed = capsys.readouterr().out
+    assert "%fal apps set-rev" in listed
+    assert "%fal deploy" not in listed
     shell.run_cell_magic("fal_app", "--help", "x = 1")
     assert "--machine-type" in capsys.readouterr().out
     assert "x" not in shell.user_ns
