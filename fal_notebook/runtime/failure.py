@@ -103,14 +103,11 @@ def _fix(error: BaseException, where: Where | None) -> str:
         case FileNotFoundError(filename=name):
             missing = f"`{os.fspath(name)}`" if isinstance(name, (str, os.PathLike)) else "its files"
             return (
-                f"A runner does not see the notebook's folders: read {missing} in a cell into a variable"
-                " that the App uses."
+                f"A runner does not see your folders: read {missing} outside the class, in a cell or at the file's top,"
+                " into a variable that the App uses."
             )
-        case KeyError(__traceback__=trace) if _ends_in(trace, os.__file__):
-            return (
-                "A runner has none of the notebook's environment variables: read it in a cell into a variable"
-                " that the App uses."
-            )
+        case KeyError(args=(str(name),), __traceback__=trace) if _ends_in(trace, os.__file__):
+            return f"A runner has none of your environment variables: `fal-nb secrets set {name}` gives it this one."
         case _ if where is not None and str(where):
             return f"Read the traceback; the failing line is in {where}."
         case _:

@@ -85,10 +85,11 @@ def test_a_missing_module_names_the_package_to_add(name: str, package: str) -> N
     assert error.fix == f'Add "{package}" to `requirements`.'
 
 
-def test_a_missing_file_says_that_runners_do_not_see_the_notebooks_folders() -> None:
+def test_a_missing_file_says_that_runners_do_not_see_ones_folders() -> None:
     error = explain(FileNotFoundError(2, "No such file", "labels.json"), "setup", None)
     assert error.fix == (
-        "A runner does not see the notebook's folders: read `labels.json` in a cell into a variable that the App uses."
+        "A runner does not see your folders: read `labels.json` outside the class, in a cell or at the file's top,"
+        " into a variable that the App uses."
     )
     assert "its files" in str(explain(FileNotFoundError("no labels"), "setup", None).fix)
 
@@ -99,7 +100,7 @@ def test_a_missing_environment_variable_says_that_a_runner_has_its_own(
     monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
     with pytest.raises(KeyError) as caught:
         os.environ["NOT_SET_ANYWHERE"]
-    assert "environment variables" in str(explain(caught.value, "setup", None).fix)
+    assert "`fal-nb secrets set NOT_SET_ANYWHERE`" in str(explain(caught.value, "setup", None).fix)
     assert "environment variables" not in str(explain(KeyError("x"), "setup", None).fix)
 
 
