@@ -318,8 +318,9 @@ async def _serve_gateway(folder: str) -> None:
     from fal_backend.adapters.request_log_sqlite import RequestLogFile
     from fal_backend.api.edge import Edge, serve
     from fal_backend.api.gateway import Gateway
-    from fal_backend.services.dispatch import Dispatch, RouteInfo
+    from fal_backend.services.dispatch import Dispatch
     from fal_backend.services.request_log import RequestLog
+    from fal_backend.services.routes import RouteInfo
 
     from fal_notebook.wire import AuthMode
 

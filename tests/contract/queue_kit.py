@@ -13,10 +13,12 @@ from fal_backend.adapters.store.opening import open_store
 from fal_backend.adapters.store.store import SqliteStore
 from fal_backend.ports import LogRecord
 from fal_backend.services.couriers import Broken, Parcel, Reply, Unknown
-from fal_backend.services.dispatch import Dispatch, Door, RouteInfo
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.lanes import Door
 from fal_backend.services.queue import Queue
 from fal_backend.services.queue_runs import RetryPolicy
 from fal_backend.services.queue_values import Phase, StatusView, Submission
+from fal_backend.services.routes import RouteInfo
 
 from fal_notebook.places import Places
 from fal_notebook.wire import AuthMode

@@ -27,7 +27,8 @@ from fal_backend.api.messages import MessageDoor
 from fal_backend.api.rates import RateLimits, Rates
 from fal_backend.api.tokens import Tokens
 from fal_backend.domain.records import Account, ApiKey
-from fal_backend.services.dispatch import Dispatch, RouteInfo
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.routes import RouteInfo
 
 from fal_notebook.wire import AuthMode
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from fal_backend.domain.request import Failure, Refusal
-from fal_backend.services.dispatch import Dispatch, Door, Route, RouteInfo, Waiter
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.lanes import Door, Waiter
+from fal_backend.services.routes import Route, RouteInfo
 
 from fal_notebook.wire import AuthMode
 
@@ -37,7 +39,7 @@ class House:
         return self.dispatch.wait(route, start_by, Failure.STARTUP_TIMEOUT, **kwargs)
 
     def admit(self, route: Route) -> Door:
-        door = self.dispatch.admit(route)
+        door = route.lane.take()
         assert door is not None
         return door
 
@@ -51,7 +53,7 @@ async def test_a_slot_is_given_at_once_unless_somebody_waits() -> None:
     assert house.demands == ["rev"]
     house.open("r-2")
     assert (await waiter.turn).runner_id == "r-2"
-    assert house.dispatch.admit(route) is None
+    assert route.lane.take() is None
     house.dispatch.release(door)
     assert house.admit(route) is door
 
@@ -110,7 +112,7 @@ async def test_a_closed_runner_is_drained_when_its_last_call_ends() -> None:
     house.dispatch.release(two)
     await asyncio.sleep(0)
     assert house.drained == ["r-1"]
-    assert house.dispatch.admit(route) is None
+    assert route.lane.take() is None
     assert house.dispatch.load("rev").runners == {}
 
 
@@ -149,7 +151,7 @@ async def test_a_runner_that_sends_a_call_back_rests_and_is_broken_after_twenty_
         door = house.admit(route)
         door.busy_streak = 0
         house.dispatch.send_back(door, times)
-        assert house.dispatch.admit(route) is None
+        assert route.lane.take() is None
         await asyncio.sleep(0.005)
     assert house.verdicts == []
     assert house.dispatch.load("rev").served == 0
@@ -218,7 +220,7 @@ async def test_who_waits_for_the_branch_gets_its_runner_and_moves_when_the_split
     assert not plain.turn.done()
     late = house.wait(route.branch)
     parted(house, branch=None, percent=0)
-    assert late.route.info.revision == "rev"
+    assert late.lane.revision == "rev"
     house.open("r-old", width=2)
     assert {(await plain.turn).runner_id, (await late.turn).runner_id} == {"r-old"}
 
@@ -240,7 +242,7 @@ async def test_a_closed_runner_with_a_call_can_take_calls_again() -> None:
     house.open(width=2)
     door = house.admit(route)
     house.dispatch.close_runner("r-1")
-    assert house.dispatch.admit(route) is None
+    assert route.lane.take() is None
     assert house.dispatch.can_reopen("r-1")
     house.open(width=2)
     assert house.admit(route) is door

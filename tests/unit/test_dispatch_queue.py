@@ -6,7 +6,9 @@ import asyncio
 from collections import deque
 
 from fal_backend.domain.request import Failure
-from fal_backend.services.dispatch import Dispatch, Door, RouteInfo
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.lanes import Door
+from fal_backend.services.routes import RouteInfo
 
 from fal_notebook.wire import AuthMode
 

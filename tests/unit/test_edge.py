@@ -4,7 +4,8 @@ import pytest
 from fal_backend.api.auth import Auth
 from fal_backend.api.edge import Edge
 from fal_backend.api.gateway import Gateway
-from fal_backend.services.dispatch import Dispatch, RouteInfo
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.routes import RouteInfo
 
 from fal_notebook.wire import AuthMode
 

@@ -20,7 +20,7 @@ from fal_backend.api.queue_target import Ask, parse_queue_target
 from fal_backend.api.readdress import readdress
 from fal_backend.domain.records import Account, ApiKey
 from fal_backend.domain.request import Refusal
-from fal_backend.services.dispatch import Dispatch, RouteInfo
+from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.queue_values import (
     Accepted,
     CancelOutcome,
@@ -32,6 +32,7 @@ from fal_backend.services.queue_values import (
     StoredAnswer,
     Submission,
 )
+from fal_backend.services.routes import RouteInfo
 
 from fal_notebook.wire import AuthMode
 

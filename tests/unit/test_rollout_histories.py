@@ -25,11 +25,12 @@ from fal_backend.services import reconcile as reconcile_room
 from fal_backend.services.apps import Apps
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.deploy import Author
-from fal_backend.services.dispatch import Load, RouteInfo, RunnerLoad
+from fal_backend.services.lanes import Load, RunnerLoad
 from fal_backend.services.ledger import Draft, Ledger, revisions_of
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.revisions import Revisions
 from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.routes import RouteInfo
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 

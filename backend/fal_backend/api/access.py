@@ -10,7 +10,7 @@ from typing import Protocol
 
 from fal_backend.domain.access import Operation, Owned, Principal, Verdict, may
 from fal_backend.domain.request import Refusal
-from fal_backend.services.dispatch import RouteInfo
+from fal_backend.services.routes import RouteInfo
 from fal_notebook.errors import AuthError
 from fal_notebook.wire import AuthMode
 

@@ -15,7 +15,8 @@ from fal_backend.api.upstream import Answer, End, UpConn
 from fal_backend.domain.access import Principal
 from fal_backend.domain.call_record import CallRecord, Phases, phases, server_timing
 from fal_backend.domain.request import Failure, Refusal
-from fal_backend.services.dispatch import Door, Route
+from fal_backend.services.lanes import Door
+from fal_backend.services.routes import Route
 from fal_backend.services.tracing import Span
 
 __all__ = ["Call", "Target", "send_body"]

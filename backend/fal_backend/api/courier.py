@@ -17,7 +17,7 @@ from fal_backend.api.pool import CONNECT_S, Pool, cancel_call
 from fal_backend.api.upstream import Answer, End, UpConn
 from fal_backend.ports import Payload, Payloads
 from fal_backend.services.couriers import Broken, Parcel, Refused, Reply, Unknown
-from fal_backend.services.dispatch import Door
+from fal_backend.services.lanes import Door
 
 __all__ = ["INLINE", "RunnerCourier"]
 

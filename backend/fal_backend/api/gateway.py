@@ -28,8 +28,10 @@ from fal_backend.api.upstream import End, UpConn
 from fal_backend.domain.access import Operation, Principal
 from fal_backend.domain.call_record import CallRecord
 from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, refusal_of, unknown_app, verdict
-from fal_backend.services.dispatch import START_LIMIT_S, Dispatch, Door, Route
+from fal_backend.services.dispatch import START_LIMIT_S, Dispatch
+from fal_backend.services.lanes import Door
 from fal_backend.services.request_ids import RequestIds
+from fal_backend.services.routes import Route
 from fal_backend.services.tracing import Tracer
 
 __all__ = ["Gateway"]
@@ -122,7 +124,7 @@ class Gateway:
         self._set_start_limit(call)
         door = None
         if not caller.more_body and not caller.head.is_websocket:
-            door = self._dispatch.admit(route, caller.head.found.get(b"x-fal-runner-hint"))
+            door = route.lane.take(caller.head.found.get(b"x-fal-runner-hint"))
             if door is not None and isinstance(door.link, Pool):
                 conn = door.link.take()
                 if conn is not None:
@@ -249,7 +251,7 @@ class Gateway:
             raise
         finally:
             call.waits = None
-        call.route = waiter.route
+        call.route = self._dispatch.way(call.route, door)
         return door
 
     async def _serve(self, call: Call, door: Door, end: End | None) -> _Turn:

@@ -25,7 +25,7 @@ from fal_backend.api.rates import Rates
 from fal_backend.api.traces import with_trace
 from fal_backend.domain.access import Operation, Principal, Target
 from fal_backend.domain.request import Refusal, is_yes, unknown_app
-from fal_backend.services.dispatch import Dispatch, Route
+from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.queue_values import (
     Accepted,
     CancelOutcome,
@@ -36,6 +36,7 @@ from fal_backend.services.queue_values import (
     StoredAnswer,
     Submission,
 )
+from fal_backend.services.routes import Route
 from fal_backend.services.tracing import Tracer
 from fal_notebook.errors import FalError
 from fal_notebook.sse import PING, encode

@@ -10,7 +10,8 @@ from dataclasses import replace
 from fal_backend.api.call import Call
 from fal_backend.domain.call_record import CallRecord
 from fal_backend.services.couriers import Courier, Parcel, Reply
-from fal_backend.services.dispatch import Door, Route
+from fal_backend.services.lanes import Door
+from fal_backend.services.routes import Route
 from fal_backend.services.tracing import Span, Tracer
 
 __all__ = ["TracedCourier", "begin_span", "end_span", "with_trace"]

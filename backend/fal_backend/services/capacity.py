@@ -25,8 +25,9 @@ from fal_backend.domain.scaling import (
     branch_scale,
     decide,
 )
-from fal_backend.services.dispatch import Dispatch, Load
+from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.fleet import Fleet
+from fal_backend.services.lanes import Load
 from fal_backend.services.ledger import Draft, Ledger, app_key, revisions_of
 from fal_notebook.wire import ScaleSpec
 

@@ -25,8 +25,9 @@ from fal_backend.domain.scaling import Crashes, desired
 from fal_backend.ports import Store
 from fal_backend.services.capacity import Capacity, scale_of
 from fal_backend.services.deploy import Asker, Author
-from fal_backend.services.dispatch import Dispatch, Load
+from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.fleet import Fleet
+from fal_backend.services.lanes import Load
 from fal_backend.services.ledger import AppKey, Ledger
 from fal_backend.services.nodes import Nodes
 from fal_backend.services.views import deployment_view, error_of, moment, runner_state, runner_view, urls

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fal_backend.ports import Payload
-from fal_backend.services.dispatch import Door
+from fal_backend.services.lanes import Door
 
 __all__ = ["Broken", "Courier", "Parcel", "Refused", "Reply", "Unknown"]
 

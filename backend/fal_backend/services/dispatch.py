@@ -1,10 +1,8 @@
-"""Who gets the next call: routes, runners with free slots, and the lines of those that wait.
+"""Who gets the next call: admission over all apps, the runners that are open, and the routes that lead to them.
 
-Rules: event-loop thread only, so no locks; no store, no sockets, no I/O. The runner's own gate is the truth
-about how many calls it takes; the count here makes a refusal by it rare. What a slot or a place in the line is
-given to is told by a future, which is resolved exactly once. A caller of `admit` or of a waiter's `turn`
-owns one slot of the door it got, and gives it back with `release`. Queued requests stand in lines of their own
-(`Feed`): a free slot goes to a direct call, after four of those in a row to a queued one.
+Rules: event-loop thread only, so no locks; no store, no sockets, no I/O. Who gets a door, from a lane's `take` or a
+waiter's `turn`, owns one slot of it, and gives it back with `release`. An alias that moves takes those who wait along;
+a runner that is closed has drained when its last call has ended.
 """
 
 from __future__ import annotations
@@ -12,248 +10,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
-from zlib import crc32
 
-from fal_backend.domain.admission import Line, Slots
 from fal_backend.domain.request import Failure, Refusal, refusal_of, unknown_app
+from fal_backend.services.lanes import Door, Feed, Lane, Load, Waiter
+from fal_backend.services.routes import Route, RouteInfo
 from fal_backend.services.tally import Tallies
-from fal_notebook.wire import AuthMode
 
-__all__ = ["Dispatch", "Door", "Feed", "Link", "Load", "Route", "RouteInfo", "RunnerLoad", "Waiter"]
+__all__ = ["START_LIMIT_S", "Dispatch"]
 
 LANE_LIMIT = 1_000
 START_LIMIT_S = 600.0
-BRANCH = "#branch"
-"""Ends the name of the queue of those who go to the branch of a split."""
-DIRECT_IN_A_ROW = 4
-"""Slots that go to direct calls before one goes to the queue, if both wait."""
 _BUSY_LIMIT = 20
-_MARKS = 10_000
 _DEMAND_S = 0.05
 _BUSY_FIRST_S, _BUSY_MOST_S = 0.001, 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class RouteInfo:
-    """Where calls of one alias go, and what holds for them."""
-
-    owner: str
-    alias: str
-    account: str
-    auth: AuthMode
-    revision: str
-    max_multiplexing: int = 1
-    request_timeout_s: float | None = None
-    """None or 0: unlimited."""
-    start_timeout_s: float | None = None
-    """None or 0: 600 s."""
-    split_revision: str | None = None
-    """A second revision that gets a part of the callers."""
-    split_percent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerLoad:
-    """What one runner does now."""
-
-    runner_id: str
-    inflight: int
-    idle_since: float | None
-    """`time.monotonic()` of when it became idle, None while it is busy."""
-    served: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one revision has to do now."""
-
-    running: int
-    """Calls in flight."""
-    waiting: int
-    """Direct calls and queued requests that could start."""
-    oldest_wait_s: float
-    served: int
-    """Calls finished since this process began."""
-    runners: dict[str, RunnerLoad]
-
-
-class Link(Protocol):
-    """The connections to one runner, kept by whoever speaks to it."""
-
-    def close(self) -> None:
-        """Close those that carry no call."""
-        ...
-
-    def abort(self) -> None:
-        """Break all of them."""
-        ...
-
-    @property
-    def can_reopen(self) -> bool: ...
-    def reopen(self) -> None:
-        """Keep connections again; undoes `close`."""
-        ...
-
-
-class Feed(Protocol):
-    """The queued requests of one app that could start now."""
-
-    def waiting(self) -> int: ...
-    def oldest_since(self) -> float:
-        """`time.monotonic()` of when the oldest came."""
-        ...
-
-    def hint(self) -> str | None:
-        """The runner hint of the next one."""
-        ...
-
-    def start(self, door: Door) -> None:
-        """Start the next one; it owns a slot of the door now."""
-        ...
-
-
-class Door:
-    """A runner as the data plane sees it."""
-
-    __slots__ = (
-        "born",
-        "busy_streak",
-        "control",
-        "grace_s",
-        "hints",
-        "hints_said",
-        "idle_since",
-        "is_closing",
-        "is_open",
-        "lane",
-        "link",
-        "opened_at",
-        "runner_id",
-        "served",
-        "socket",
-        "stamp",
-        "taken",
-        "width",
-    )
-
-    def __init__(self, lane: Lane, runner_id: str, socket: str, control: str, width: int, born: int) -> None:
-        self.lane = lane
-        self.runner_id = runner_id
-        self.socket = socket
-        self.control = control
-        self.grace_s = 0.0
-        """How long its App wants to be given when it has to end."""
-        self.width = max(1, width)
-        self.born = born
-        self.opened_at = time.monotonic()
-        self.taken = 0
-        self.served = 0
-        self.is_open = True
-        self.is_closing = False
-        self.idle_since: float | None = time.monotonic()
-        self.busy_streak = 0
-        self.link: Link | None = None
-        self.hints: frozenset[str] = frozenset()
-        """What the runner said last of what it has at hand (`X-Fal-Runner-Hints`)."""
-        self.hints_said: bytes | None = None
-        self.stamp = b"x-fal-revision: %b\r\nx-fal-runner-id: %b\r\n" % (
-            lane.revision.encode(),
-            runner_id.encode(),
-        )
-        """The headers by which an answer tells where it comes from."""
-
-    def note_hints(self, said: bytes | None) -> None:
-        """Note what the runner says that it has at hand; an answer that says nothing changes nothing."""
-        if said is not None and said != self.hints_said:
-            self.hints_said = said
-            self.hints = frozenset(one.strip() for one in said.decode("latin-1").split(",") if one.strip())
-
-
-class Lane:
-    """The runners of one revision and the calls that wait for them."""
-
-    __slots__ = (
-        "asked_at",
-        "direct",
-        "direct_in_a_row",
-        "doors",
-        "feeds",
-        "inflight",
-        "revision",
-        "routes",
-        "served",
-        "slots",
-    )
-
-    def __init__(self, revision: str) -> None:
-        self.revision = revision
-        self.doors: dict[str, Door] = {}
-        self.slots: Slots[Door] = Slots()
-        self.direct: Line[Waiter] = Line()
-        self.direct_in_a_row = 0
-        self.feeds: dict[str, Feed] = {}
-        """Queues with something to start, by app."""
-        self.asked_at = 0.0
-        self.inflight = 0
-        self.served = 0
-        self.routes = 0
-        """Routes that lead here."""
-
-    @property
-    def is_unused(self) -> bool:
-        return not (self.routes or self.doors or len(self.direct) or self.feeds or self.inflight)
-
-    def next_feed(self) -> tuple[str, Feed] | None:
-        """Return the queue whose turn it is; empty ones go."""
-        while self.feeds:
-            key, feed = next(iter(self.feeds.items()))
-            if feed.waiting():
-                return key, feed
-            del self.feeds[key]
-        return None
-
-
-class Route:
-    """A live alias: its info, its lane and its counts."""
-
-    __slots__ = ("bar", "branch", "info", "is_branch", "key", "lane", "tally")
-
-    def __init__(self, info: RouteInfo, lane: Lane, tallies: Tallies, *, is_branch: bool = False) -> None:
-        self.info = info
-        self.key = f"{info.owner}/{info.alias}"
-        self.lane = lane
-        self.tally = tallies.of(self.key, info.revision)
-        self.is_branch = is_branch
-        self.branch: Route | None = None
-        """The way to the revision that gets a part of the callers."""
-        self.bar = info.split_percent * _MARKS // 100
-
-    def of(self, caller: str) -> Route:
-        """Return the way of a caller, named by key or address: the same one each time.
-
-        Callers of the branch stay there while its part grows.
-        """
-        if self.branch is None:
-            return self
-        return self.branch if crc32(f"{self.key} {caller}".encode()) % _MARKS < self.bar else self
-
-
-class Waiter:
-    """A call that waits for a slot; `turn` gives the door, or raises Refusal."""
-
-    __slots__ = ("route", "since", "timer", "turn")
-
-    def __init__(self, route: Route, turn: asyncio.Future[Door], since: float) -> None:
-        self.route = route
-        self.turn = turn
-        self.since = since
-        self.timer: asyncio.TimerHandle | None = None
-
-
 class Dispatch:
-    """Admission of direct calls over all apps.
+    """Admission of calls over all apps.
 
     on_demand(revision): a call waits and no slot is free. on_verdict(runner_id, reason): the runner takes no more
     calls and is to be ended. on_drained(runner_id): a closed runner has finished its last call.
@@ -281,41 +54,25 @@ class Dispatch:
 
     def set_route(self, info: RouteInfo) -> None:
         """Create or move an alias; its waiting calls move along to the new revision."""
-        key = f"{info.owner}/{info.alias}".encode()
-        before = self._routes.get(key)
-        route = self._routes[key] = self._made_route(info)
-        for old in _ways(before):
+        key = f"{info.owner}/{info.alias}"
+        before = self._routes.get(key.encode())
+        route = self._routes[key.encode()] = self._made_route(info)
+        for old in before.ways if before is not None else ():
             old.lane.routes -= 1
-            new = route.branch if old.is_branch and _same_branch(old, route) else route
-            self._move(old.lane, new or route)
-        for old in _ways(before):
+            old.lane.move(key, route.instead_of(old).lane)
+        for old in before.ways if before is not None else ():
             self._forget_unused(old.lane)
-        for way in _ways(route):
+        for way in route.ways:
             self._serve(way.lane)
 
     def _made_route(self, info: RouteInfo) -> Route:
-        route = Route(info, self._lane(info.revision), self.tallies)
-        route.lane.routes += 1
-        if info.split_revision is not None:
-            lane = self._lane(info.split_revision)
-            lane.routes += 1
-            branch = replace(info, revision=info.split_revision, split_revision=None, split_percent=0)
-            route.branch = Route(branch, lane, self.tallies, is_branch=True)
+        branch = None
+        if info.branch is not None:
+            branch = Route(info.branch, self._lane(info.branch.revision), self.tallies, is_branch=True)
+        route = Route(info, self._lane(info.revision), self.tallies, branch)
+        for way in route.ways:
+            way.lane.routes += 1
         return route
-
-    def _move(self, lane: Lane, route: Route) -> None:
-        """Let those who wait for an app in a lane wait in its route's instead."""
-        for waiter in [waiter for waiter in lane.direct if waiter.route.key == route.key]:
-            waiter.route = route
-            if route.lane is not lane:
-                lane.direct.leave(waiter)
-                route.lane.direct.join(waiter)
-        if route.lane is lane:
-            return
-        for name in _feeds(route.key):
-            feed = lane.feeds.pop(name, None)
-            if feed is not None:
-                route.lane.feeds[name] = feed
 
     def drop_route(self, owner: str, alias: str) -> None:
         """Remove an alias; its waiting calls get 404."""
@@ -323,14 +80,13 @@ class Dispatch:
         if route is None:
             return
         self.tallies.drop(route.key)
-        for way in _ways(route):
-            waiting = [waiter for waiter in way.lane.direct if waiter.route.key == route.key]
-            self._fail(waiting, unknown_app(alias))
-            for name in _feeds(route.key):
-                way.lane.feeds.pop(name, None)
+        for way in route.ways:
+            for waiter in way.lane.of_app(route.key):
+                waiter.fail(unknown_app(alias))
+            way.lane.feeds.pop(route.key, None)
             way.lane.routes -= 1
         self.on_dropped(route.key)
-        for way in _ways(route):
+        for way in route.ways:
             self._forget_unused(way.lane)
 
     def routes(self) -> list[RouteInfo]:
@@ -340,6 +96,12 @@ class Dispatch:
     def find(self, key: bytes) -> Route | None:
         """Return the route of `owner/alias`."""
         return self._routes.get(key)
+
+    def way(self, route: Route, door: Door) -> Route:
+        """Return by which way of an alias a call has come to a runner: the alias may have moved as it waited."""
+        current = self._routes.get(route.key.encode())
+        ways = current.ways if current is not None else ()
+        return next((way for way in ways if way.lane is door.lane), route)
 
     # Runners
 
@@ -364,7 +126,7 @@ class Dispatch:
         door.grace_s = grace_s
         self._doors[runner_id] = lane.doors[runner_id] = door
         lane.slots.add(door)
-        self._pump(lane)
+        lane.pump()
 
     def can_reopen(self, runner_id: str) -> bool:
         """Return whether a runner that was closed may take calls again: while it has some."""
@@ -379,7 +141,7 @@ class Dispatch:
             if door.link is not None:
                 door.link.reopen()
             door.lane.slots.add(door)
-            self._pump(door.lane)
+            door.lane.pump()
 
     def close_runner(self, runner_id: str) -> None:
         """Let a runner take no new calls; `on_drained` is called when its last one has ended."""
@@ -440,19 +202,14 @@ class Dispatch:
 
     # Queued requests
 
-    def offer(self, key: str, feed: Feed) -> None:
-        """Note that a queue has something to start; it is asked for it as slots become free.
-
-        key: `owner/alias`, with `BRANCH` behind it for those who go to the branch of a split.
-        """
-        route = self._routes.get(key.removesuffix(BRANCH).encode())
+    def offer(self, app: str, feed: Feed) -> None:
+        """Note that a queue of an app has something to start; it is asked for it as slots become free."""
+        route = self._routes.get(app.encode())
         if route is None:
             return
-        if route.branch is not None and key.endswith(BRANCH):
-            route = route.branch
         lane = route.lane
-        lane.feeds[key] = feed
-        self._pump(lane)
+        lane.feeds[app] = feed
+        lane.pump()
         if lane.feeds and time.monotonic() - lane.asked_at >= _DEMAND_S:
             # A flood of submissions is not a flood of questions: the next tick sees the rest.
             lane.asked_at = time.monotonic()
@@ -463,9 +220,7 @@ class Dispatch:
         door = self._doors.get(runner_id)
         if door is None:
             return None
-        door.lane.slots.occupy(door, is_open=door.is_open)
-        door.lane.inflight += 1
-        door.idle_since = None
+        door.lane.occupy(door)
         return door
 
     def door(self, runner_id: str) -> Door | None:
@@ -473,19 +228,6 @@ class Dispatch:
         return self._doors.get(runner_id)
 
     # Calls
-
-    def admit(self, route: Route, hint: bytes | None = None) -> Door | None:
-        """Take a slot at once, of the runner that has what is hinted at if there is one; None when one has to wait."""
-        lane = route.lane
-        if len(lane.direct):
-            return None
-        door = None if hint is None else self._hinted(lane, hint.decode("latin-1").strip())
-        if door is None:
-            door = lane.slots.take()
-        if door is not None:
-            lane.inflight += 1
-            door.idle_since = None
-        return door
 
     def wait(self, route: Route, start_by: float, failure: Failure, *, at_head: bool = False) -> Waiter:
         """Stand in line until `start_by` (loop time), then fail with `failure`.
@@ -496,13 +238,11 @@ class Dispatch:
         current = self._routes.get(route.key.encode())
         if current is None:
             raise unknown_app(route.info.alias)
-        if route.is_branch and current.branch is not None and _same_branch(route, current):
-            current = current.branch
-        lane = current.lane
+        lane = current.instead_of(route).lane
         if len(lane.direct) >= LANE_LIMIT and not at_head:
             raise refusal_of(Failure.LANE_FULL)[0]
         loop = asyncio.get_running_loop()
-        waiter = Waiter(current, loop.create_future(), time.monotonic())
+        waiter = Waiter(current.key, lane, loop.create_future())
         waiter.timer = loop.call_at(start_by, self._expire, waiter, failure)
         lane.direct.join(waiter, at_head=at_head)
         self._serve(lane)
@@ -511,25 +251,14 @@ class Dispatch:
     def leave(self, waiter: Waiter) -> None:
         """Leave the line without a slot; a waiter whose turn has come keeps it."""
         if not waiter.turn.done():
-            waiter.route.lane.direct.leave(waiter)
-            self._settle(waiter, refusal_of(Failure.CALLER_GONE)[0])
+            waiter.lane.direct.leave(waiter)
+            waiter.settle(refusal_of(Failure.CALLER_GONE)[0])
 
     def release(self, door: Door) -> None:
         """Give a slot back after a call."""
-        lane = door.lane
-        lane.slots.give(door, is_open=door.is_open)
-        lane.inflight -= 1
-        lane.served += 1
-        door.served += 1
-        door.busy_streak = 0
-        if door.taken == 0:
-            door.idle_since = time.monotonic()
-            if door.is_closing:
-                self._drained(door)
-        if len(lane.direct) or lane.feeds:
-            self._pump(lane)
-        elif not door.is_open:
-            self._forget_unused(lane)
+        door.lane.give(door)
+        if not door.is_open:
+            self._take_leave(door)
 
     def send_back(self, door: Door, times: int) -> None:
         """Note that a runner's gate refused a call: its slot stays taken for a moment, longer each time.
@@ -546,7 +275,8 @@ class Dispatch:
         """Answer every waiting call of a revision with an error."""
         lane = self._lanes.get(revision)
         if lane is not None:
-            self._fail(list(lane.direct), Refusal(status, detail, error_type))
+            for waiter in list(lane.direct):
+                waiter.fail(Refusal(status, detail, error_type))
 
     def explain(self, short: Mapping[str, str]) -> None:
         """Note why runners of these revisions, and of no others, find no place: whoever waits too long is told."""
@@ -570,18 +300,7 @@ class Dispatch:
     def load(self, revision: str) -> Load:
         """Return what a revision has to do; an unknown one has nothing to do."""
         lane = self._lanes.get(revision)
-        if lane is None:
-            return Load(0, 0, 0.0, 0, {})
-        now = time.monotonic()
-        head = lane.direct.head()
-        queues = [feed for feed in lane.feeds.values() if feed.waiting()]
-        oldest = min([head.since if head else now, *(feed.oldest_since() for feed in queues)])
-        waiting = len(lane.direct) + sum(feed.waiting() for feed in queues)
-        runners = {
-            door.runner_id: RunnerLoad(door.runner_id, door.taken, door.idle_since, door.served)
-            for door in lane.doors.values()
-        }
-        return Load(lane.inflight, waiting, now - oldest, lane.served, runners)
+        return Load(0, 0, 0.0, 0, {}) if lane is None else lane.load()
 
     def served(self, owner: str, alias: str) -> int:
         """Return how many calls of an app have finished since this process began."""
@@ -601,82 +320,27 @@ class Dispatch:
 
     def _serve(self, lane: Lane) -> None:
         """Give free slots to those that wait, and ask for a runner when some are left."""
-        self._pump(lane)
-        if len(lane.direct) or lane.feeds:
+        lane.pump()
+        if lane.has_waiting:
             self._on_demand(lane.revision)
 
-    def _pump(self, lane: Lane) -> None:
-        """Give free slots to those that wait: to direct calls in order, after some of them to a queued one."""
-        while True:
-            waiter = lane.direct.head()
-            if waiter is None or (lane.feeds and lane.direct_in_a_row >= DIRECT_IN_A_ROW):
-                queue = lane.next_feed()
-                if queue is not None:
-                    if not self._start_queued(lane, *queue):
-                        return
-                    continue
-                if waiter is None:
-                    return
-            door = lane.slots.take()
-            if door is None:
-                return
-            lane.direct.leave(waiter)
-            lane.direct_in_a_row += 1
-            lane.inflight += 1
-            door.idle_since = None
-            self._settle(waiter, door)
-
-    def _start_queued(self, lane: Lane, key: str, feed: Feed) -> bool:
-        """Give a slot to the next queued request, if there is one; apps of one revision take turns."""
-        hint = feed.hint()
-        door = self._hinted(lane, hint) if hint is not None else None
-        if door is None:
-            door = lane.slots.take()
-        if door is None:
-            return False
-        del lane.feeds[key]
-        lane.feeds[key] = feed
-        lane.direct_in_a_row = 0
-        lane.inflight += 1
-        door.idle_since = None
-        feed.start(door)
-        return True
-
-    def _hinted(self, lane: Lane, hint: str) -> Door | None:
-        """Take a slot of a runner that said it has at hand what a request wants."""
-        for door in lane.doors.values():
-            if door.is_open and hint in door.hints and lane.slots.take_of(door):
-                return door
-        return None
-
-    def _settle(self, waiter: Waiter, result: Door | Refusal) -> None:
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-        if isinstance(result, Refusal):
-            waiter.turn.set_exception(result)
-        else:
-            waiter.turn.set_result(result)
-
     def _expire(self, waiter: Waiter, failure: Failure) -> None:
-        short = self._short.get(waiter.route.lane.revision)
+        short = self._short.get(waiter.lane.revision)
+        refusal = refusal_of(failure)[0]
         if failure == Failure.STARTUP_TIMEOUT and short is not None:
-            self._fail(
-                [waiter], Refusal(503, f"No runner could be started: {short}", "runner_scheduling_failure")
-            )
-            return
-        self._fail([waiter], refusal_of(failure)[0])
-
-    def _fail(self, waiters: list[Waiter], refusal: Refusal) -> None:
-        for waiter in waiters:
-            if waiter.route.lane.direct.leave(waiter):
-                self._settle(waiter, refusal)
+            refusal = Refusal(503, f"No runner could be started: {short}", "runner_scheduling_failure")
+        waiter.fail(refusal)
 
     def _unpause(self, door: Door) -> None:
-        streak = door.busy_streak
-        door.lane.served -= 1
-        door.served -= 1
-        self.release(door)
-        door.busy_streak = streak
+        door.lane.give_unserved(door)
+        if not door.is_open:
+            self._take_leave(door)
+
+    def _take_leave(self, door: Door) -> None:
+        """See whether a runner that takes no new calls has had its last one, and its lane its last runner."""
+        if door.is_closing and door.taken == 0:
+            self._drained(door)
+        self._forget_unused(door.lane)
 
     def _shut(self, door: Door) -> None:
         """Take a runner out of the choice; those that wait may need another one."""
@@ -694,19 +358,3 @@ class Dispatch:
             del door.lane.doors[door.runner_id]
             self._forget_unused(door.lane)
         asyncio.get_running_loop().call_soon(self._on_drained, door.runner_id)
-
-
-def _ways(route: Route | None) -> list[Route]:
-    """Return a route and its branch."""
-    if route is None:
-        return []
-    return [route] if route.branch is None else [route, route.branch]
-
-
-def _same_branch(old: Route, route: Route) -> bool:
-    return route.branch is not None and route.branch.info.revision == old.info.revision
-
-
-def _feeds(key: str) -> tuple[str, str]:
-    """Return the names of an app's queues: of its own revision, of the branch."""
-    return key, key + BRANCH

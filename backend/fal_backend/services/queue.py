@@ -22,7 +22,8 @@ from fal_backend.domain.request import Refusal, unknown_app
 from fal_backend.ports import LiveRequest, OpClass, Payload, Payloads, Reader, RunnerProvider, Store, Tx
 from fal_backend.services import queue_rows as rows
 from fal_backend.services.couriers import Courier
-from fal_backend.services.dispatch import Dispatch, Door
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.lanes import Door
 from fal_backend.services.queue_accept import LOW, new_request, no_room, platform_answer
 from fal_backend.services.queue_leftovers import Leftovers
 from fal_backend.services.queue_lines import Alarms, Line
@@ -236,9 +237,7 @@ class Queue:
         if line.waiting() or not self.opened.is_set():
             return None
         hint = submission.hint
-        return self._dispatch.admit(
-            submission.route, None if hint is None else hint.encode("latin-1", "replace")
-        )
+        return submission.route.lane.take(None if hint is None else hint.encode("latin-1", "replace"))
 
     # Asking
 

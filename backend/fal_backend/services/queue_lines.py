@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from fal_backend.domain.waiting import Waiting
-from fal_backend.services.dispatch import Door
+from fal_backend.services.lanes import Door
 
 __all__ = ["Alarms", "Line"]
 
@@ -21,7 +21,7 @@ _MARK_S = 0.1
 
 
 class Line:
-    """The requests of one app that could start now; a `dispatch.Feed`."""
+    """The requests of one app that could start now; a `lanes.Feed`."""
 
     def __init__(self, key: str, on_start: Callable[[str, int, Door], None]) -> None:
         self.key = key

@@ -41,7 +41,8 @@ from fal_backend.domain.request import (
 from fal_backend.ports import OpClass, Payload, Payloads, RunnerProvider, Store
 from fal_backend.services import queue_rows as rows
 from fal_backend.services.couriers import Broken, Courier, Parcel, Refused, Reply, Unknown
-from fal_backend.services.dispatch import Dispatch, Door
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.lanes import Door
 from fal_backend.services.queue_leftovers import Leftovers
 from fal_notebook.errors import LimitError
 

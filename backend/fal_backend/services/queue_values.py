@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fal_backend.ports import Payload
-from fal_backend.services.dispatch import Route
+from fal_backend.services.routes import Route
 
 __all__ = [
     "Accepted",

@@ -23,13 +23,14 @@ from fal_backend.domain.rollout import CLOSED
 from fal_backend.ports import HostNews
 from fal_backend.services import images as image_rows
 from fal_backend.services.capacity import Capacity, scale_of
-from fal_backend.services.dispatch import Dispatch, RouteInfo
+from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import Draft, Ledger, app_key
 from fal_backend.services.news import News
 from fal_backend.services.nodes import Nodes
 from fal_backend.services.rollouts import Rollouts
+from fal_backend.services.routes import RouteInfo
 from fal_backend.services.starts import Starts
 from fal_backend.services.views import deployment_data, runner_data
 from fal_notebook.errors import BackendError, FalError

@@ -16,7 +16,8 @@ import structlog
 
 from fal_backend.domain.call_record import CallFilter, CallRecord, Phases, phases
 from fal_backend.domain.records import Request
-from fal_backend.services.dispatch import Dispatch, Door
+from fal_backend.services.dispatch import Dispatch
+from fal_backend.services.lanes import Door
 
 __all__ = ["CallLog", "QueuedCalls", "RequestLog"]
 
