@@ -1,4 +1,4 @@
-"""Deployments: one that changes nothing, a rollback, and both beside a thousand apps of ten revisions.
+"""Deployments: a check, one that changes nothing, a rollback, and all of them beside a thousand apps of ten revisions.
 
 The thousand apps are rows copied from one that was deployed, written while no backend runs. A rollback's own time is
 what is left of it without the start of the App's runner, which the runner tells.
@@ -92,30 +92,31 @@ def _rollbacks(api: Api) -> list[float]:
 
 
 def _list_and_deploy(live: Stack, kernel: Notebook, first: int) -> tuple[list[float], ...]:
-    """Return seconds of: `apps list`, its part of the API, a deployment that changes something, one that does not."""
+    """Return seconds of: `apps list`, its part of the API, a check, the deployment it speaks of, one of no change."""
     api = Api(live)
     listed = [seconds(lambda: api.get("/apps")) for _ in range(SAMPLES)]
     commanded = [seconds(lambda: live.cli("apps", "list")) for _ in range(SAMPLES // 2)]
-    made, same = [], []
+    checked, made, same = [], [], []
     for number in range(first, first + SAMPLES):
         kernel.run(SOURCE.format(number=number))
+        checked.append(_timed(kernel, "--check"))
         made.append(_timed(kernel))
         same.append(_timed(kernel))
     api.close()
-    return commanded, listed, made, same
+    return commanded, listed, made, same, checked
 
 
 TIMED = """
 import time as _t
 _b = _t.perf_counter()
-%fal deploy Bench
+%fal deploy Bench {flags}
 _took = _t.perf_counter() - _b
 """
 
 
-def _timed(kernel: Notebook) -> float:
+def _timed(kernel: Notebook, flags: str = "") -> float:
     """Return the seconds of `%fal deploy Bench` in a kernel that is warm."""
-    done = kernel.run(TIMED)
+    done = kernel.run(TIMED.format(flags=flags), reader=True)
     assert done.error is None, done.text
     return float(kernel.run("print(_took)").text)
 
@@ -175,10 +176,12 @@ def run() -> list[Figure]:
     few, many = _beside(10), _beside(APPS)
     ratio = [statistics.median(b) / statistics.median(a) for a, b in zip(few, many, strict=True)]
     return [
+        median_of("`%fal deploy --check` of a changed App, in a kernel, 10 apps", few[4], "s", needed=0.3),
+        median_of("the same, 1,000 apps of 10 revisions", many[4], "s", needed=0.3),
         median_of("redeploy that changes nothing, in a kernel, 10 apps", few[3], "s", needed=0.5),
         median_of("the same, 1,000 apps of 10 revisions", many[3], "s", needed=0.5),
-        median_of("rollback beyond the App's own start, 10 apps", few[4], "s", needed=0.5),
-        median_of("the same, 1,000 apps", many[4], "s", needed=0.5),
+        median_of("rollback beyond the App's own start, 10 apps", few[5], "s", needed=0.5),
+        median_of("the same, 1,000 apps", many[5], "s", needed=0.5),
         median_of("`fal-nb apps list`, 10 apps", few[0], "s"),
         median_of("the same, 1,000 apps", many[0], "s"),
         median_of("list: 1,000 apps to 10", [ratio[0]], "x", needed=2.0),
