@@ -331,6 +331,7 @@ class DeploymentPhase(Wire):
 
     name: Literal["build", "start", "setup", "ready"]
     state: PhaseState
+    began_at: datetime | None = None
     duration_s: float | None = None
 
 
@@ -365,13 +366,27 @@ class Deployment(Wire):
     """False: already deployed like this, nothing was done."""
     ephemeral: bool = False
     state: DeploymentState
+    kind: Literal["deploy", "set_rev", "split", "restart"] = "deploy"
+    """set_rev: the alias goes to a revision that there was before."""
     strategy: Strategy = Strategy.ROLLING
+    detach: bool = False
+    """The alias moves before a runner of the revision is ready."""
     auth: AuthMode
     image: ImageInfo | None = None
     phases: list[DeploymentPhase] = Field(default_factory=list)
     error: ErrorBody | None = None
     urls: Urls
+    previous: str | None = None
+    """Revision that answered before; None: nothing did."""
+    runner_id: str | None = None
+    """Runner of the revision that was seen ready first."""
+    calls: int | None = None
+    """Calls of the app that ended during the rollout, once it is over; None: not counted."""
+    failed_calls: int | None = None
+    """Those of them that were answered with 500 and above."""
     created_at: datetime
+    switched_at: datetime | None = None
+    """When the alias moved."""
     ended_at: datetime | None = None
     event: int = 0
     """Number of the last event about it that this view includes."""

@@ -98,6 +98,7 @@ from fal_backend.services.queue_control import QueueControl
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.request_log import QueuedCalls, RequestLog
 from fal_backend.services.revisions import KEPT, Revisions
+from fal_backend.services.rollout_calls import RolloutCalls
 from fal_backend.services.rollouts import Rollouts
 from fal_backend.services.secrets import Secrets
 from fal_backend.services.sessions import Sessions
@@ -212,7 +213,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
     images = Images(builder, ledger)
     capacity = Capacity(ledger, dispatch, fleet)
     starts = Starts(nodes, dispatch, capacity, fleet)
-    rollouts = Rollouts(capacity, fleet, images)
+    rollouts = Rollouts(capacity, fleet, images, RolloutCalls(dispatch.tallies, ledger))
     news = News(ledger, capacity, fleet, images, nodes)
     reconcile = Reconcile(
         ledger=ledger,

@@ -134,3 +134,15 @@ def test_a_detached_rollout_moves_first_and_fails_without_a_way_back() -> None:
     assert after(RunnerGone("not_needed", "{}"), row=moved).state == "rolling_out"
     assert after(Superseded(), row=moved).state == "superseded"
     assert after(Cancelled(), row=moved) is moved
+
+
+def test_the_time_from_the_end_of_setup_to_the_first_call_is_the_step_ready() -> None:
+    row = step(step(NEW, ImageReady(cached=True), 10), RunnerMoved("setup"), 20)
+    up = step(row, RunnerReady("r-1", 70), 75)
+    assert phases(up)["setup"] == [20, 70, "done"]
+    assert phases(up)["ready"] == [70, 75, "done"]
+
+
+def test_a_runner_that_was_up_before_has_nothing_left_to_wait_for() -> None:
+    up = step(step(NEW, ImageReady(cached=True), 10), RunnerReady("r-1", 3), 10)
+    assert [phases(up)[name][:2] for name in ("start", "setup", "ready")] == [[10, 10]] * 3

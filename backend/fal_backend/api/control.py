@@ -193,6 +193,11 @@ class Control:
 
     # ---- apps and runners ----------------------------------------------------------------------------------
     async def apps(
+    async def leave(self, id: str, request: Request, who: Who) -> Deployment:
+        """Tell whoever waits for a deployment, such as a cell, that they need not; it goes on."""
+        await self._deploy.leave(id, who.account)
+        return await self._catalog.deployment(id, who.account, self.base_url(request))
+
         self, request: Request, who: Who, ephemeral: bool = False, environment: str | None = None
     ) -> Response:
         """List apps, of one environment or of all; temporary ones if asked for."""
@@ -322,6 +327,7 @@ _ROUTES: tuple[tuple[str, str, str, int], ...] = (
     ("POST", "/deployments/{id}/cancel", "cancel", 200),
     ("GET", "/apps", "apps", 200),
     ("GET", "/apps/{alias}", "app", 200),
+    ("POST", "/deployments/{id}/leave", "leave", 200),
     ("DELETE", "/apps/{alias}", "delete_app", 200),
     ("GET", "/runners", "runners", 200),
     ("GET", "/events", "events", 200),

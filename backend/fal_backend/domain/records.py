@@ -249,7 +249,7 @@ class Deployment:
     created_at: int
     session: str | None = None
     previous: str | None = None
-    """Revision that the alias had before."""
+    """Revision that the alias had when it began; from the switch on, the one that it had at that moment."""
     runner: str | None = None
     """Runner of the new revision that was seen ready."""
     error_json: str | None = None
@@ -267,6 +267,10 @@ class Deployment:
     """1: the alias moves before a runner is ready, and stays where it is when none becomes so."""
     author: str | None = None
     """Nickname of the account whose key asked for it."""
+    calls: int | None = None
+    """Calls of the app that ended while it was open; None: not counted."""
+    failed_calls: int | None = None
+    """Those of them that were answered with 500 and above."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ class RunnerReady:
     """A runner of the new revision takes calls."""
 
     runner: str
+    at: int | None = None
+    """When its `setup()` had returned, by its host; until now it was checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +244,12 @@ def _runner(
                 return row
             return _mark(_mark(row, "start", PhaseState.DONE, now), "setup", PhaseState.NOW, now)
         case RunnerReady():
-            for phase in ("start", "setup", "ready"):
-                row = _mark(row, phase, PhaseState.DONE, now)
+            # One that was up before this deployment has nothing left to be waited for.
+            began = phases(row).get("setup", phases(row).get("start", [now]))[0]
+            up = event.at if event.at is not None and began <= event.at <= now else now
+            for phase in ("start", "setup"):
+                row = _mark(row, phase, PhaseState.DONE, up)
+            row = _mark(_mark(row, "ready", PhaseState.NOW, up), "ready", PhaseState.DONE, now)
             has_moved = row.state == DeploymentState.ROLLING_OUT
             state = DeploymentState.DRAINING if has_moved else DeploymentState.SWITCHING
             return replace(row, state=state.value, runner=event.runner)

@@ -97,6 +97,7 @@ class Apps:
             created_at=draft.now,
             session=alias.session,
             kind=DeploymentKind.RESTART.value,
+            previous=alias.revision,
             author=author.nickname,
         )
         draft.change(row)

@@ -222,11 +222,12 @@ class Deploy:
         return Outcome(row, outcome.changed)
 
     async def cancel(self, deployment_id: str, account: str) -> None:
-        """Drop a deployment that has not switched; one that has ended is left as it is.
-
-        Raises: NotFoundError.
-        """
+        """Drop a deployment that has not switched; an ended one stays as it is. Raises: NotFoundError."""
         await self._reconcile.submit(lambda draft: self._cancel(draft, deployment_id, account))
+
+    async def leave(self, deployment_id: str, account: str) -> None:
+        """Tell whoever waits for a deployment that they need not; it goes on. Raises: NotFoundError."""
+        await self._reconcile.submit(lambda draft: self._leave(draft, deployment_id, account))
 
     async def delete(self, app: str, account: str) -> str:
         """Delete an app, deployed or temporary, and return the revision it had.
@@ -335,9 +336,7 @@ class Deploy:
         draft.change(found.revision)
         # Without an app before it there is nothing that could go on meanwhile. Source: fal, "Rollout Strategies".
         detach = request.detach and alias is not None
-        deployment = _deployment(
-            plan, found.revision, found.auth.value, found.scale, draft.now, detach=detach
-        )
+        deployment = _deployment(found, plan, draft.now, detach=detach)
         draft.change(deployment)
         return Outcome(deployment, changed=True)
 
@@ -386,10 +385,18 @@ class Deploy:
         return settled(alias, alias.revision)
 
     def _cancel(self, draft: Draft, deployment_id: str, account: str) -> None:
+        self._rollouts.apply(draft, self._known(draft, deployment_id, account), rollout.Cancelled())
+
+    def _leave(self, draft: Draft, deployment_id: str, account: str) -> None:
+        row = self._known(draft, deployment_id, account)
+        data = {"deployment_id": row.id}
+        draft.emit(f"deployment/{row.id}", "deployment.left", data, app=row.app, account=account)
+
+    def _known(self, draft: Draft, deployment_id: str, account: str) -> Deployment:
         row = draft.get(Deployment, deployment_id)
         if row is None or row.account != account:
             raise NotFoundError(f"There is no open deployment {deployment_id}.", code="deploy.not_found")
-        self._rollouts.apply(draft, row, rollout.Cancelled())
+        return row
 
 
 def settled(alias: Alias, revision: str) -> Deployment:
@@ -468,20 +475,19 @@ def _revision(plan: _Plan, auth: AuthMode, scale: ScaleSpec, now: int, secrets_j
     )
 
 
-def _deployment(
-    plan: _Plan, revision: Revision, auth: str, scale: ScaleSpec, now: int, *, detach: bool
-) -> Deployment:
+def _deployment(found: Forecast, plan: _Plan, now: int, *, detach: bool) -> Deployment:
     return Deployment(
         id=f"d-{secrets.token_hex(8)}",
         account=plan.account,
         app=plan.app,
-        revision=revision.id,
+        revision=found.revision.id,
         state=DeploymentState.BUILDING.value,
         strategy=(Strategy.ROLLING if plan.request.ephemeral else plan.request.strategy).value,
-        auth=auth,
-        scale_json=scale.model_dump_json(),
+        auth=found.auth.value,
+        scale_json=found.scale.model_dump_json(),
         created_at=now,
         session=plan.session,
+        previous=found.alias.revision if found.alias is not None else None,
         no_cache=int(plan.request.no_cache),
         detach=1 if detach else None,
         author=plan.author.nickname,

@@ -269,6 +269,7 @@ class Revisions:
             created_at=draft.now,
             session=alias.session,
             kind=kind.value,
+            previous=alias.revision,
             percent=percent,
             detach=1 if detach else None,
             author=author.nickname,

@@ -27,6 +27,7 @@ from fal_backend.services.endings import no_runner
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import AppKey, Draft, app_key, revisions_of
+from fal_backend.services.rollout_calls import RolloutCalls
 from fal_notebook.wire import DeploymentState, ScaleSpec
 from fal_notebook.wire_secrets import split_alias
 
@@ -62,7 +63,10 @@ def retire(draft: Draft, row: Runner, fleet: Fleet, *, reason: str, drain_s: flo
 class Rollouts:
     """All deployments that have not ended."""
 
-    def __init__(self, capacity: Capacity, fleet: Fleet, images: Images) -> None:
+    def __init__(
+        self, capacity: Capacity, fleet: Fleet, images: Images, calls: RolloutCalls | None = None
+    ) -> None:
+        self._calls = calls
         self._capacity = capacity
         self._fleet = fleet
         self._images = images
@@ -80,6 +84,8 @@ class Rollouts:
         for row in open_ones[:-1]:
             self.apply(draft, row, rollout.Superseded())
         for row in open_ones:
+            if self._calls is not None:
+                self._calls.watch(row)
             self._settle_one(draft, draft.need(Deployment, row.id))
         self._end_unwanted(draft, key)
 
@@ -87,6 +93,8 @@ class Rollouts:
         """Let something happen to a deployment."""
         after = rollout.step(row, event, draft.now)
         if after is not row:
+            if self._calls is not None and after.state in rollout.CLOSED:
+                after = self._calls.settled(after)
             draft.change(after)
             if row.state != after.state and after.state in _FAILED:
                 self._revision_failed(draft, after)
@@ -154,7 +162,7 @@ class Rollouts:
         live = [one for one in draft.live_of(row.revision) if _is_for(row, one)]
         for one in live:
             if one.phase == RunnerPhase.READY or self._resume(draft, one):
-                return self.apply(draft, row, rollout.RunnerReady(one.id))
+                return self.apply(draft, row, rollout.RunnerReady(one.id, one.ready_at))
             if one.phase in UP:
                 row = self.apply(draft, row, rollout.RunnerMoved(one.phase))
         row = self._overdue(draft, row)

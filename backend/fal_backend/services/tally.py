@@ -69,6 +69,12 @@ class AppTally:
         self.queued_durations = Histogram()
         """Of their last tries."""
 
+    def outcome(self) -> tuple[int, int]:
+        """Return (calls that have ended, those that were answered with 500 and above)."""
+        calls = sum(sum(one.buckets) for one in self.durations.values()) + sum(self.queued.values())
+        failed = sum(self.durations[5].buckets) if 5 in self.durations else 0
+        return calls, failed + sum(count for status, count in self.queued.items() if status >= 500)
+
     def end_queued(self, status: int, split: Phases) -> None:
         """Count a queued request that has ended."""
         self.queued[status] = self.queued.get(status, 0) + 1

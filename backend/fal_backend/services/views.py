@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from fal_backend.domain.records import Deployment as DeploymentRow
 from fal_backend.domain.records import Image, Runner, RunnerPhase
 from fal_backend.domain.rollout import PHASES, phases
 from fal_notebook.wire import (
-    AuthMode,
     Deployment,
     DeploymentPhase,
-    DeploymentState,
     ErrorBody,
     ImageInfo,
     PhaseState,
     RunnerInfo,
     RunnerState,
-    Strategy,
     Urls,
 )
 from fal_notebook.wire_secrets import split_alias
@@ -129,18 +128,35 @@ def deployment_phases(row: DeploymentRow) -> list[DeploymentPhase]:
     for name in PHASES:
         began, ended, state = track.get(name, [0, None, PhaseState.NEXT])
         seconds = None if ended is None else round((ended - began) / 1e6, 3)
-        steps.append(DeploymentPhase.model_validate({"name": name, "state": state, "duration_s": seconds}))
+        at = moment(began) if name in track else None
+        fields = {"name": name, "state": state, "began_at": at, "duration_s": seconds}
+        steps.append(DeploymentPhase.model_validate(fields))
     return steps
+
+
+def _course(row: DeploymentRow) -> dict[str, Any]:
+    """Return how far a deployment is, as view and event both say it."""
+    return {
+        "deployment_id": row.id,
+        "revision": row.revision,
+        "state": row.state,
+        "kind": row.kind or "deploy",
+        "strategy": row.strategy,
+        "detach": bool(row.detach),
+        "phases": deployment_phases(row),
+        "previous": row.previous,
+        "runner_id": row.runner,
+        "calls": row.calls,
+        "failed_calls": row.failed_calls,
+        "created_at": moment(row.created_at),
+        "switched_at": moment(row.switched_at) if row.switched_at else None,
+        "ended_at": moment(row.ended_at) if row.ended_at else None,
+    }
 
 
 def deployment_data(row: DeploymentRow) -> dict[str, Any]:
     """Return what an event says of a deployment."""
-    data: dict[str, Any] = {
-        "deployment_id": row.id,
-        "revision": row.revision,
-        "state": row.state,
-        "phases": [step.model_dump(mode="json") for step in deployment_phases(row)],
-    }
+    data: dict[str, Any] = to_jsonable_python(_course(row))
     if row.error_json:
         data["error"] = json.loads(row.error_json)
     return data
@@ -154,24 +170,20 @@ def deployment_view(
     info = None
     if image is not None:
         info = ImageInfo(hash=image.id, cached=build == PhaseState.CACHED, size_bytes=image.size_bytes)
-    return Deployment(
-        deployment_id=row.id,
-        app_name=row.app,
-        endpoint_id=f"{owner}/{row.app}",
-        environment=split_alias(row.app)[1],
-        revision=row.revision,
-        changed=changed,
-        ephemeral=row.session is not None,
-        state=DeploymentState(row.state),
-        strategy=Strategy(row.strategy),
-        auth=AuthMode(row.auth),
-        image=info,
-        phases=deployment_phases(row),
-        error=error_of(row.error_json),
-        urls=urls(base, owner, row.app),
-        created_at=moment(row.created_at),
-        ended_at=moment(row.ended_at) if row.ended_at else None,
-        event=event,
+    return Deployment.model_validate(
+        _course(row)
+        | {
+            "app_name": row.app,
+            "endpoint_id": f"{owner}/{row.app}",
+            "environment": split_alias(row.app)[1],
+            "changed": changed,
+            "ephemeral": row.session is not None,
+            "auth": row.auth,
+            "image": info,
+            "error": error_of(row.error_json),
+            "urls": urls(base, owner, row.app),
+            "event": event,
+        }
     )
 
 

@@ -216,13 +216,20 @@ export interface Deployment {
   changed: boolean;
   ephemeral: boolean;
   state: DeploymentState;
+  kind: 'deploy' | 'set_rev' | 'split' | 'restart';
   strategy: Strategy;
+  detach: boolean;
   auth: AuthMode;
   image: ImageInfo | null;
   phases: DeploymentPhase[];
   error: ErrorBody | null;
   urls: Urls;
+  previous: string | null;
+  runner_id: string | null;
+  calls: number | null;
+  failed_calls: number | null;
   created_at: string;
+  switched_at: string | null;
   ended_at: string | null;
   event: number;
 }
@@ -231,6 +238,7 @@ export interface Deployment {
 export interface DeploymentPhase {
   name: 'build' | 'start' | 'setup' | 'ready';
   state: PhaseState;
+  began_at: string | null;
   duration_s: number | null;
 }
 
