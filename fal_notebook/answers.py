@@ -42,7 +42,7 @@ def unreachable(error: httpx.TransportError, profile: Profile, address: str) -> 
         )
     return BackendError(
         f"No answer from the backend at {address} ({_reason(error)}).",
-        fix=f"Start it there with `fal-nb serve`, or remove {profile.source} to use the backend of this machine.",
+        fix=f"Start it there with `fal-nb serve`, or {profile.way_home} to use the backend of this machine.",
     )
 
 
@@ -80,11 +80,12 @@ def _bad_key(profile: Profile, address: str) -> AuthError:
     key = profile.key
     if key is None:
         return AuthError(
-            f"The backend at {address} wants a key.", fix="Set FAL_KEY to a key of that backend."
+            f"The backend at {address} wants a key.",
+            fix=f"`fal-nb auth login {address}` keeps one for you; or set FAL_KEY to a key of that backend.",
         )
     return AuthError(
-        f"The backend at {address} does not accept the key {key}.",
-        fix="Set FAL_KEY to a key of that backend; fal.ai's own keys are not known there.",
+        f"The backend at {address} does not accept the key {key} from {profile.key_source}.",
+        fix=f"`fal-nb auth login {address}` with another one, or set FAL_KEY; fal.ai's own keys are not known there.",
         code="auth.invalid",
     )
 

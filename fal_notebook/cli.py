@@ -82,8 +82,8 @@ def _overview() -> str:
             "",
             listing(DOOR),
             "",
-            "Each has --help and --json. --host URL (or FAL_NB_URL) names another backend;",
-            "its key is in FAL_KEY. --team NAME (or FAL_TEAM) acts for a team.",
+            "Each has --help and --json. Another backend: `fal-nb auth login URL`, or --host URL",
+            "(FAL_NB_URL) with its key in FAL_KEY. --team NAME (FAL_TEAM) acts for a team.",
         ]
     )
 

@@ -1,10 +1,11 @@
 """Which backend to talk to and with which key; a key belongs to a URL and is never shown.
 
-Rules: for the backend of this machine (the *embedded* profile) the key stored in its home wins, whatever
-`FAL_KEY` says, because who knows fal has fal.ai's key exported. `FAL_KEY` counts only together with an
-address that was named: `FAL_NB_URL` or `--host`. That address may be this machine's own backend; then it
-is reached by its private socket all the same, with the stored key unless the given one is of our own kind. A key is sent over https, or to this machine; over plain http
-to another one only where FAL_NB_PLAIN_HTTP says so.
+Rules: flags win over the environment, that over the profile in use, that over the backend of this machine. For
+this machine's (the *embedded* one) the key stored in its home wins, whatever `FAL_KEY` says, because who knows fal has
+fal.ai's key exported. `FAL_KEY` counts together with an address that was named, `FAL_NB_URL` or `--host`; for a
+profile's address, and for this machine's own when it is named, only a key of our own kind. An own address is reached
+by its private socket. A key is sent over https, or to this machine; over plain http to another one only where
+FAL_NB_PLAIN_HTTP says so.
 """
 
 from __future__ import annotations
@@ -12,24 +13,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from fal_notebook.errors import AuthError, UsageError
 from fal_notebook.places import Places, default_home
+from fal_notebook.profiles import LOCAL, Kept, Key, Saved, acting_team, parse_key, read
 
 __all__ = [
     "PLAIN_HTTP",
-    "Key",
     "Profile",
-    "acting_team",
-    "choose_team",
-    "chosen_team",
+    "checked_address",
     "is_loopback",
     "is_private_way",
     "resolve",
+    "saved_profile",
     "stored_key",
 ]
 
@@ -41,21 +40,6 @@ PLAIN_HTTP = "FAL_NB_PLAIN_HTTP"
 
 
 @dataclass(frozen=True)
-class Key:
-    """A key in two parts; its text form shows the id only."""
-
-    key_id: str
-    secret: str = field(repr=False)
-
-    def __str__(self) -> str:
-        return f"{self.key_id}:…"
-
-    def authorization(self) -> str:
-        """Return the value of the `Authorization` header."""
-        return f"Key {self.key_id}:{self.secret}"
-
-
-@dataclass(frozen=True)
 class Profile:
     """One backend: the embedded one (url is None) or a named address."""
 
@@ -63,12 +47,17 @@ class Profile:
     url: str | None = None
     given_key: Key | None = None
     source: str = ""
-    """Who named the address, for errors: `--host` or `FAL_NB_URL`."""
+    """Who named the address, for errors: `--host`, `FAL_NB_URL`, or a profile."""
     is_plain_allowed: bool = False
     """The key may go over plain http."""
 
     team: str | None = None
     """Nickname of the team that is acted for; None: the key's own account."""
+
+    name: str | None = None
+    """The saved profile that it comes from."""
+    key_from: str = ""
+    """Where a given key was found."""
 
     @property
     def is_embedded(self) -> bool:
@@ -79,6 +68,28 @@ class Profile:
     def key(self) -> Key | None:
         """Return the key for this backend, None when there is none yet."""
         return stored_key(self.places) if self.is_embedded and self.given_key is None else self.given_key
+
+    @property
+    def address(self) -> str:
+        """Return where the backend is, in words."""
+        return self.url or "this machine"
+
+    @property
+    def label(self) -> str:
+        """Return the name of the saved profile that it comes from, or what named the address."""
+        return self.name or self.source or LOCAL
+
+    @property
+    def key_source(self) -> str:
+        """Return where the key came from."""
+        if self.key is None:
+            return "nowhere"
+        return self.key_from if self.given_key is not None else str(self.places.local_key)
+
+    @property
+    def way_home(self) -> str:
+        """Return what leads back to the backend of this machine."""
+        return "run `fal-nb profile unset`" if self.name is not None else f"remove {self.source}"
 
     def authorization(self) -> str | None:
         """Return what proves to this backend who we are, None where there is no key.
@@ -111,56 +122,55 @@ def resolve(
     env = os.environ if environ is None else environ
     named_home = home or env.get("FAL_NB_HOME")
     places = Places(Path(named_home).expanduser() if named_home else default_home())
-    named = host or env.get("FAL_NB_URL")
-    if not named:
-        return Profile(places, team=team or acting_team(places, None, env))
-    source = "--host" if host else "FAL_NB_URL"
-    url = _checked(named, source)
-    given = env.get("FAL_KEY")
-    if _is_own(url, places):
-        # A key of ours, named together with the address, is another person's; fal.ai's own look otherwise.
-        ours = _parsed(given) if given and given.strip().startswith(OURS) else None
-        return Profile(places, given_key=ours, team=team or acting_team(places, None, env))
-    return Profile(
-        places,
-        url,
-        _parsed(given),
-        source,
-        env.get(PLAIN_HTTP) == "1",
-        team=team or acting_team(places, url, env),
+    kept = read(places)
+    named, source = (host, "--host") if host else (env.get("FAL_NB_URL"), "FAL_NB_URL")
+    saved = None if named else kept.used(env)
+    if named:
+        found = _named(places, named, source, kept, env)
+    elif saved is not None:
+        found = _with_own_key(saved_profile(places, saved, env), env)
+    else:
+        found = Profile(places)
+    return replace(found, team=team or acting_team(places, found.url, env))
+
+
+def saved_profile(places: Places, saved: Saved, environ: Mapping[str, str] | None = None) -> Profile:
+    """Return a profile as it was saved, whatever keys the environment holds."""
+    env = os.environ if environ is None else environ
+    label = f"profile `{saved.name}`"
+    found = _at(places, saved.host, label, env) if saved.host else Profile(places)
+    return replace(
+        found, name=saved.name, given_key=saved.key, key_from=label if saved.key is not None else ""
     )
 
 
-def acting_team(places: Places, url: str | None, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the team that environment or `account set` name for a backend."""
-    env = os.environ if environ is None else environ
-    return env.get("FAL_TEAM") or chosen_team(places, url)
+def _named(places: Places, named: str, source: str, kept: Kept, env: Mapping[str, str]) -> Profile:
+    """Return the profile of an address that flag or environment name."""
+    found = _at(places, named, source, env)
+    if found.url is None:
+        return _with_own_key(found, env)
+    if env.get("FAL_KEY"):
+        return replace(found, given_key=parse_key(env["FAL_KEY"], "FAL_KEY"), key_from="FAL_KEY")
+    holder = kept.key_for(found.url)
+    if holder is None:
+        return found
+    return replace(found, given_key=holder.key, key_from=f"profile `{holder.name}`")
 
 
-def chosen_team(places: Places, url: str | None) -> str | None:
-    """Return the team that `account set` chose for a backend; None for the key's own account."""
-    found = _choices(places).get(url or "")
-    return found if isinstance(found, str) else None
+def _with_own_key(found: Profile, env: Mapping[str, str]) -> Profile:
+    """Give it the environment's key where that is one of our kind: a person's; fal.ai's own look otherwise."""
+    given = env.get("FAL_KEY", "").strip()
+    if not given.startswith(OURS):
+        return found
+    return replace(found, given_key=parse_key(given, "FAL_KEY"), key_from="FAL_KEY")
 
 
-def choose_team(places: Places, url: str | None, team: str | None) -> None:
-    """Act for a team of this backend from now on; None: for the key's own account."""
-    choices = {name: value for name, value in _choices(places).items() if name != (url or "")}
-    if team is not None:
-        choices[url or ""] = team
-    places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = places.profile.with_name(f".{places.profile.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"teams": choices}))
-    temporary.replace(places.profile)
-
-
-def _choices(places: Places) -> dict[str, Any]:
-    try:
-        found = json.loads(places.profile.read_text())
-    except (OSError, ValueError):
-        return {}
-    teams = found.get("teams") if isinstance(found, dict) else None
-    return teams if isinstance(teams, dict) else {}
+def _at(places: Places, address: str, source: str, env: Mapping[str, str]) -> Profile:
+    """Return the profile of an address without a key; this machine's own backend by its socket."""
+    url = checked_address(address, source)
+    if _is_own(url, places):
+        return Profile(places)
+    return Profile(places, url, source=source, is_plain_allowed=env.get(PLAIN_HTTP) == "1")
 
 
 def is_private_way(url: str) -> bool:
@@ -200,26 +210,20 @@ def stored_key(places: Places) -> Key | None:
         ) from error
 
 
-def _checked(url: str, source: str) -> str:
+def checked_address(url: str, source: str) -> str:
+    """Return an address in its one form. Raises: UsageError when it is none, or carries a key."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise UsageError(
             f"`{source}` is not an address: {url!r}.", fix="Write it like http://127.0.0.1:8780."
         )
     if parts.username or parts.password:
-        raise UsageError(f"`{source}` must not carry a key.", fix="Put the key into FAL_KEY.")
+        raise UsageError(
+            f"`{source}` must not carry a key.", fix="Put the key into FAL_KEY, or use `fal-nb auth login`."
+        )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
 def _is_own(url: str, places: Places) -> bool:
     record = places.read_backend_file()
     return record is not None and str(record.get("url", "")).rstrip("/") == url
-
-
-def _parsed(text: str | None) -> Key | None:
-    if not text:
-        return None
-    key_id, colon, secret = text.strip().partition(":")
-    if not (key_id and colon and secret):
-        raise UsageError("FAL_KEY does not have the form `id:secret`.", fix="Copy the whole key.")
-    return Key(key_id, secret)

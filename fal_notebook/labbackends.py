@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fal_notebook.config import Profile, acting_team, is_loopback
+from fal_notebook.config import Profile, is_loopback
 from fal_notebook.embedded import ensure_backend
 from fal_notebook.errors import AuthError, BackendError, FalError
+from fal_notebook.profiles import acting_team
 
 __all__ = ["Backend", "Backends", "is_allowed", "is_socket"]
 

@@ -141,7 +141,7 @@ class Places:
 
     @property
     def profile(self) -> Path:
-        """JSON {teams: {url: nickname}}: for whom this user acts, "" for the backend of this home."""
+        """JSON {teams: {url: nickname}, profiles, current}, mode 0600: backends, keys and teams that this user chose."""
         return self.home / "profile.json"
 
     @property

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fal_notebook.commands.context import Answer, Context, Target
+from fal_notebook.commands.context import Answer, Context, Question, Target
 from fal_notebook.config import Profile, resolve
 from fal_notebook.errors import UsageError
 
@@ -144,19 +144,20 @@ def _machines(profile: Profile) -> Sequence[MachineType]:
     return connect(profile).machines()
 
 
-def _ask(name: str) -> str:
+def _ask(question: Question) -> str:
     """Ask at the terminal, or take what is piped in."""
-    if not sys.stdin.isatty():
-        text = sys.stdin.read().removesuffix("\n")
-        if not text:
-            raise UsageError(
-                f"There is no terminal to ask for the value of `{name}`, and nothing is piped in.",
-                fix=f"For example `fal-nb secrets set {name} < file`.",
-            )
-        return text
-    from getpass import getpass
+    if sys.stdin.isatty():
+        from getpass import getpass
 
-    return getpass(f"Value of {name} (not shown): ")
+        return getpass(question.prompt("not shown"))
+    text = sys.stdin.read().removesuffix("\n") if question.is_piped else ""
+    if not text:
+        raise UsageError(
+            f"There is no terminal to ask for {question.what}"
+            + (", and nothing is piped in." if question.is_piped else "."),
+            fix=question.otherwise,
+        )
+    return text
 
 
 def _hold() -> None:

@@ -141,11 +141,17 @@ class Stack:
 
     # ---- the terminal ------------------------------------------------------------------------------------
     def cli(
-        self, *args: str, timeout_s: float = 120, cwd: Path | None = None, **env: str
+        self,
+        *args: str,
+        timeout_s: float = 120,
+        cwd: Path | None = None,
+        piped: str | None = None,
+        **env: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run `fal-nb` to its end without a terminal."""
+        given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if piped is None else {"input": piped}
         return subprocess.run(
-            [*FAL_NB, *args], env=self.env | env, cwd=cwd or self.root, stdin=subprocess.DEVNULL,
+            [*FAL_NB, *args], env=self.env | env, cwd=cwd or self.root, **given,
             capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
 

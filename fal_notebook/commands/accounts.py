@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command, nearest, value
 from fal_notebook.commands.results_access import Chosen, Greeted, TeamsListed
-from fal_notebook.config import choose_team
 from fal_notebook.errors import NotFoundError
+from fal_notebook.profiles import choose_team
 from fal_notebook.wire_access import WhoAmI
 
 __all__ = ["COMMANDS", "NoArguments", "SetArguments"]
@@ -28,7 +28,8 @@ class SetArguments:
 
 def whoami(args: NoArguments, ctx: Context) -> Greeted:
     """Say whose key is used."""
-    return Greeted(_who(ctx))
+    profile = ctx.profile
+    return Greeted(_who(ctx), profile.label, profile.address, profile.key_source)
 
 
 def list_accounts(args: NoArguments, ctx: Context) -> TeamsListed:

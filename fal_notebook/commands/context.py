@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fal_notebook.origin import Provenance
     from fal_notebook.wire import CellRef, LogLine, MachineType, SessionRequest
 
-__all__ = ["Answer", "Context", "Target"]
+__all__ = ["Answer", "Context", "Question", "Target"]
 
 
 class Answer(Enum):
@@ -34,6 +34,21 @@ class Answer(Enum):
     """It is shown with buttons, and nothing waits here."""
     NOBODY = "nobody"
     """Nobody can answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that a person is asked for and that nobody may read."""
+
+    what: str
+    otherwise: str
+    """What to do where nobody can be asked."""
+    is_piped: bool = True
+    """What is piped into a terminal's command is the answer."""
+
+    def prompt(self, promise: str) -> str:
+        """Return what is shown to the person."""
+        return f"{self.what[:1].upper()}{self.what[1:]} ({promise}): "
 
 
 @dataclass(frozen=True)
@@ -83,8 +98,8 @@ class Context:
     dev_suffix: Callable[[str], str | None] = lambda _name: None
     """Ending of a temporary app's alias for a class name; None: the backend chooses one."""
     notebook: str | None = None
-    ask: Callable[[str], str] = lambda name: _nobody(name)
-    """Ask the person for a secret's value without showing it. Raises: UsageError where nobody can be asked."""
+    ask: Callable[[Question], str] = lambda question: _nobody(question)
+    """Ask the person without showing the answer. Raises: UsageError where nobody can be asked."""
     variable: Callable[[str], Any] = lambda name: _no_variables(name)
     """Return the value of a variable of the notebook. Raises: UsageError."""
     unsay: Callable[[str, str], None] = lambda _name, _value: None
@@ -103,8 +118,8 @@ class Context:
         return PREFIXES[self.door]
 
 
-def _nobody(name: str) -> str:
-    raise UsageError(f"Nobody can be asked for the value of `{name}` here.")
+def _nobody(question: Question) -> str:
+    raise UsageError(f"Nobody can be asked for {question.what} here.", fix=question.otherwise)
 
 
 def _no_variables(name: str) -> Any:

@@ -30,7 +30,7 @@ class DoctorArguments:
 
 def doctor(args: DoctorArguments, ctx: Context) -> Diagnosed:
     """Check everything; starts nothing and changes nothing."""
-    checks = [check(ctx) for check in (_python, _uv, _home, _backend, _sandbox, _gpus, _extension)]
+    checks = [check(ctx) for check in (_python, _uv, _home, _profile, _backend, _sandbox, _gpus, _extension)]
     return Diagnosed(tuple(checks))
 
 
@@ -55,6 +55,23 @@ def _home(ctx: Context) -> Check:
             "data folder", Verdict.FAIL, f"{places.home}; run folder: {error}", "Remove the run folder."
         )
     return Check("data folder", Verdict.OK, f"{places.home}; sockets in {places.run}")
+
+
+def _profile(ctx: Context) -> Check:
+    profile = ctx.profile
+    try:
+        key = profile.key
+        profile.authorization()
+    except FalError as error:
+        return Check("profile", Verdict.FAIL, error.message, error.fix)
+    told = f"{profile.label}: {profile.address}; "
+    if key is None and not profile.is_embedded:
+        return Check(
+            "profile", Verdict.WARN, f"{told}no key", f"`fal-nb auth login {profile.url}` keeps one."
+        )
+    return Check(
+        "profile", Verdict.OK, told + (f"key {key} from {profile.key_source}" if key else "no key yet")
+    )
 
 
 def _backend(ctx: Context) -> Check:

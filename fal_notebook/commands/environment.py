@@ -8,10 +8,10 @@ from typing import Any
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command
 from fal_notebook.commands.results import Exports
-from fal_notebook.config import Key
 from fal_notebook.embedded import find_backend
 from fal_notebook.errors import BackendError, UsageError
 from fal_notebook.places import Places
+from fal_notebook.profiles import Key
 from fal_notebook.trust import files_url, write_bundle
 
 __all__ = ["COMMANDS", "EnvArguments"]
@@ -27,7 +27,8 @@ def env(args: EnvArguments, ctx: Context) -> Exports:
     profile = ctx.profile
     if not profile.is_embedded:
         raise UsageError(
-            "`env` is for the backend of this machine.", fix="Run it where the backend runs, without --host."
+            f"`env` is for the backend of this machine, and {profile.label} names {profile.url}.",
+            fix=f"Run it where the backend runs; here, {profile.way_home}.",
         )
     record, key = find_backend(profile.places), profile.key
     if record is None or key is None:
@@ -36,6 +37,7 @@ def env(args: EnvArguments, ctx: Context) -> Exports:
             fix="Start it with `fal-nb serve --tls --background`.",
             code="backend.not_running",
         )
+    ctx.say(f"The backend of this machine, profile {profile.label}; key from {profile.key_source}.")
     if not record.get("tls_url"):
         ctx.say(
             "The backend has no TLS, which fal's own Python client insists on: start it with `fal-nb serve --tls`."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fal_notebook.commands.results_access import AccessResult
 
 if TYPE_CHECKING:
+    from fal_notebook.profiles import Saved
     from fal_notebook.wire import (
         AppDetail,
         AppSpec,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     )
     from fal_notebook.wire_deploy import QueueSize, Restarted, RevisionDetail, RevisionDiff, RevisionPage
     from fal_notebook.wire_machines import Simulated
-    from fal_notebook.wire_plan import DeployPlan
+    from fal_notebook.wire_plan import DeployPlan, Uploaded
     from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "LinesShown",
     "MachinesListed",
     "Planned",
+    "ProfilesListed",
     "ProgramEnded",
     "Progress",
     "QueueFlushed",
@@ -103,6 +105,7 @@ class Progress:
     check_s: float | None = None
     spec: AppSpec | None = None
     manifest: BundleManifest | None = None
+    upload: Uploaded | None = None
     instance: str | None = None
     deployment: Deployment | None = None
     log: tuple[str, ...] = ()
@@ -115,6 +118,14 @@ class Progress:
     """Since the deployment began."""
     serving: str | None = None
     """Revision that keeps serving although this deployment failed."""
+    is_left: bool = False
+    """Nobody waits here any more; the deployment goes on."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while what shows this waits for the deployment."""
+        is_open = self.deployment is not None and not self.deployment.is_final
+        return is_open and self.stage is Stage.SENT and not self.is_left and not self.problems
 
     def phases(self) -> list[DeploymentPhase]:
         """Return the deployment's steps; before it is sent, all are still to come."""
@@ -150,6 +161,9 @@ class Planned:
     triggered_by: str
     """flag, env or admin."""
     instance: str
+    checked_s: float | None = None
+    """How long it took to find this out, uploading apart."""
+    upload: Uploaded | None = None
 
 
 @dataclass(frozen=True)
@@ -378,6 +392,14 @@ class SecretsListed:
 
 
 @dataclass(frozen=True)
+class ProfilesListed:
+    """Backends that the user has named, this machine's first."""
+
+    profiles: tuple[Saved, ...]
+    used: str
+
+
+@dataclass(frozen=True)
 class Told:
     """An act that is done: a sentence or two for people, and the facts for programs."""
 
@@ -414,6 +436,7 @@ Result: TypeAlias = (
     | Versions
     | EnvironmentsListed
     | SecretsListed
+    | ProfilesListed
     | Told
     | AccessResult
 )

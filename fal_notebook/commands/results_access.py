@@ -46,6 +46,10 @@ class Greeted(AccessResult):
     """Whose key is used."""
 
     who: WhoAmI
+    profile: str
+    """Name of the saved profile, or what named the address."""
+    address: str
+    key_source: str
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fal_notebook import leaks
-from fal_notebook.commands.context import Context
+from fal_notebook.commands.context import Context, Question
 from fal_notebook.commands.environments import ENV_HELP, chosen_environment
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import SecretsListed, Told
@@ -149,7 +149,13 @@ def _taken(name: str, args: SetArguments, ctx: Context) -> str:
             return Path(args.from_file).expanduser().read_text().removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{args.from_file} cannot be read: {type(error).__name__}.") from error
-    return ctx.ask(name)
+    if ctx.door == "notebook":
+        otherwise = (
+            f"`%fal secrets set {name} --from-variable VARIABLE`, or `--from-env`, takes it from where it is."
+        )
+    else:
+        otherwise = f"For example `fal-nb secrets set {name} < file`."
+    return ctx.ask(Question(f"the value of `{name}`", otherwise))
 
 
 def _stale(done: SecretSet, ctx: Context) -> list[str]:

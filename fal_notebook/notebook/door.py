@@ -18,7 +18,7 @@ from IPython.core.error import StdinNotImplementedError
 from fal_notebook import render
 from fal_notebook.app import App
 from fal_notebook.client import connect
-from fal_notebook.commands.context import Answer, Context, Target
+from fal_notebook.commands.context import Answer, Context, Question, Target
 from fal_notebook.commands.deploy import AppArguments, run_target
 from fal_notebook.commands.project import is_named, load_app
 from fal_notebook.commands.reference import is_file_reference, load, own_apps
@@ -63,9 +63,10 @@ class Door:
             self._ship(cls, args)
 
     def fal(self, line: str) -> None:
-        card = Card(is_kernel=kernel.is_kernel(self.shell))
+        words = _words(line)
+        card = Card(is_kernel=kernel.is_kernel(self.shell), words=words)
         try:
-            result = self._command(_words(line), card)
+            result = self._command(words, card)
         except HelpWanted as help_:
             _write(str(help_))
             return
@@ -215,14 +216,13 @@ def _article(item: object) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _ask(name: str) -> str:
+def _ask(question: Question) -> str:
     """Ask under the cell; what is typed is part of no output."""
     try:
-        return getpass.getpass(f"Value of {name} (not shown, not saved): ")
+        return getpass.getpass(question.prompt("not shown, not saved"))
     except (StdinNotImplementedError, EOFError) as error:
         raise UsageError(
-            f"Nobody can be asked for the value of `{name}`: this notebook runs by itself.",
-            fix=f"`%fal secrets set {name} --from-variable VARIABLE`, or `--from-env`, takes it from where it is.",
+            f"Nobody can be asked for {question.what}: this notebook runs by itself.", fix=question.otherwise
         ) from error
 
 

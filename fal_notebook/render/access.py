@@ -25,7 +25,7 @@ from fal_notebook.commands.results_access import (
 from fal_notebook.render.words import age, count
 
 if TYPE_CHECKING:
-    from fal_notebook.wire_access import AccountInfo, ActInfo, KeyInfo, NewKeyInfo, UsageRow, WhoAmI
+    from fal_notebook.wire_access import AccountInfo, ActInfo, KeyInfo, NewKeyInfo, UsageRow
 
 __all__ = ["document", "rows_of", "said"]
 
@@ -65,7 +65,7 @@ def said(result: AccessResult) -> str:
     """Return what is no list as text."""
     match result:
         case Greeted():
-            return _greeting(result.who)
+            return _greeting(result)
         case KeyMade():
             return _new_key(result.key)
         case KeyRevoked():
@@ -94,7 +94,8 @@ def document(result: AccessResult) -> dict[str, Any]:
     """Return a result as a JSON-compatible object."""
     match result:
         case Greeted():
-            return result.who.model_dump(mode="json")
+            origin = {"profile": result.profile, "host": result.address, "key_source": result.key_source}
+            return result.who.model_dump(mode="json") | origin
         case KeysListed():
             return {"keys": [one.model_dump(mode="json") for one in result.keys]}
         case KeyMade():
@@ -131,10 +132,12 @@ def _lists(result: AccessResult) -> dict[str, Any]:
             raise TypeError(f"{type(result).__name__} has no JSON form")
 
 
-def _greeting(who: WhoAmI) -> str:
+def _greeting(result: Greeted) -> str:
+    who = result.who
     lines = [f"Hello, {who.full_name}: {who.nickname!r} - {who.user_id!r}"]
     ends = f", ends {_date(who.expires_at)}" if who.expires_at else ""
-    lines.append(f"Key {who.key_id}, preset {who.preset}{ends}.")
+    lines.append(f"Backend: {result.address} (profile {result.profile}).")
+    lines.append(f"Key {who.key_id} from {result.key_source}, preset {who.preset}{ends}.")
     if who.acting_for != who.nickname:
         lines.append(f"Acting for the team {who.acting_for}.")
     if who.is_admin:

@@ -21,6 +21,7 @@ from fal_notebook.commands.results import (
     LinesShown,
     MachinesListed,
     Planned,
+    ProfilesListed,
     ProgramEnded,
     QueueFlushed,
     QueueSized,
@@ -42,6 +43,7 @@ from fal_notebook.commands.results import (
 )
 from fal_notebook.commands.results_access import AccessResult
 from fal_notebook.errors import FalError
+from fal_notebook.profiles import Saved
 from fal_notebook.render import access
 from fal_notebook.wire import Deployment, ErrorBody
 
@@ -113,6 +115,19 @@ def _checked(result: Checked) -> dict[str, Any]:
     }
 
 
+def _profile(one: Saved, used: str) -> dict[str, Any]:
+    """Return a profile as fal lists it, with where it leads."""
+    settings = [name for name, is_there in (("host", one.host), ("key", one.key)) if is_there]
+    key_id = one.key.key_id if one.key is not None else None
+    return {
+        "profile": one.name,
+        "is_set": one.name == used,
+        "settings": settings,
+        "host": one.host,
+        "key_id": key_id,
+    }
+
+
 def _served(result: Served) -> dict[str, Any]:
     return {
         "url": result.url,
@@ -165,5 +180,6 @@ _SHAPES: dict[type, Callable[[Any], dict[str, Any]]] = {
     Versions: asdict,
     EnvironmentsListed: lambda result: {"environments": _listed(result.environments)},
     SecretsListed: lambda result: {"secrets": _listed(result.secrets)},
+    ProfilesListed: lambda result: {"profiles": [_profile(one, result.used) for one in result.profiles]},
     Told: lambda result: dict(result.facts),
 }

@@ -11,11 +11,13 @@ from fal_notebook.commands.results import (
     Diagnosed,
     EnvironmentsListed,
     MachinesListed,
+    ProfilesListed,
     RequestsListed,
     RevisionsListed,
     RunnersListed,
     SecretsListed,
 )
+from fal_notebook.profiles import Saved
 from fal_notebook.render import revisions
 from fal_notebook.render.words import age, app_state, runner_state, seconds, short
 from fal_notebook.wire import AppSummary, CallInfo, MachineType, RunnerInfo, RunnerState
@@ -41,6 +43,7 @@ _REQUESTS = (
 _MACHINES = ("Machine", "CPU", "Memory", "GPU", "Count", "Free")
 _ENVIRONMENTS = ("Name", "Description", "Default", "Created")
 _SECRETS = ("Name", "Environment", "Set", "Times", "Exposed by default")
+_PROFILES = ("Set", "Profile", "Host", "Key")
 _CHECKS = ("Check", "Result", "Found", "Fix")
 
 
@@ -118,6 +121,10 @@ def _secret(one: SecretInfo) -> tuple[str, ...]:
     return (one.name, one.environment, age(one.updated_at or one.created_at), str(one.number), exposed)
 
 
+def _profile(one: Saved, used: str) -> tuple[str, ...]:
+    return ("*" if one.name == used else "", one.name, one.host or "this machine", str(one.key or "none"))
+
+
 def _check(check: Check) -> tuple[str, ...]:
     return (check.name, str(check.verdict), check.detail, check.fix or "")
 
@@ -157,6 +164,11 @@ _TABLES: dict[type, Callable[[Any], Table]] = {
         _SECRETS,
         [_secret(one) for one in result.secrets],
         "No secrets. `secrets set NAME` makes one.",
+    ),
+    ProfilesListed: lambda result: (
+        _PROFILES,
+        [_profile(one, result.used) for one in result.profiles],
+        "No profiles.",
     ),
     Diagnosed: lambda result: (_CHECKS, [_check(check) for check in result.checks], ""),
 }

@@ -202,6 +202,77 @@ def test_a_wrong_key_for_a_named_backend_is_told(shared: Stack) -> None:
     assert "wants a key" in without.stderr
 
 
+def test_a_login_keeps_a_key_that_the_backend_accepts_and_a_logout_forgets_it(shared: Stack) -> None:
+    made = shared.cli_json("admin", "create", "guest")["key"]
+    key = f"{made['key_id']}:{made['key_secret']}"
+    elsewhere = {"FAL_NB_HOME": str(shared.root / "guest")}
+    url = shared.url.replace("127.0.0.1", "localhost")
+    printed = []
+
+    def run(*words: str, piped: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        done = shared.cli(*words, piped=piped, **elsewhere, **env)
+        printed.append(done.stdout + done.stderr)
+        return done
+
+    nobody = run("auth", "login", url)
+    assert nobody.returncode == 2
+    assert f"fal-nb auth login {url} --key - < file" in nobody.stderr
+    assert run("auth", "login", url, "--key", "-", piped="fk_x:wrong").returncode == 1
+    assert not (shared.root / "guest" / "profile.json").exists(), "a wrong key is not kept"
+    assert run("auth", "login", url, "--key", key).returncode == 2
+    logged_in = run("auth", "login", url, "--key", "-", piped=key + "\n")
+    assert "as guest; profile `localhost` is used from now on" in logged_in.stdout
+    assert (shared.root / "guest" / "profile.json").stat().st_mode & 0o777 == 0o600
+    who = json.loads(run("auth", "whoami", "--json").stdout)
+    assert (who["nickname"], who["profile"], who["host"]) == ("guest", "localhost", url)
+    assert who["key_source"] == "profile `localhost`"
+    assert "profile localhost" in run("auth", "whoami").stdout
+    checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)["checks"]}
+    assert made["key_id"] in checks["profile"]["detail"]
+    assert "profile unset" in run("env").stderr
+    assert json.loads(run("apps", "list", "--json").stdout) == {"apps": []}
+    listed = json.loads(run("profile", "list", "--json").stdout)["profiles"]
+    assert [(one["profile"], one["is_set"], one["settings"]) for one in listed] == [
+        ("local", False, []),
+        ("localhost", True, ["host", "key"]),
+    ]
+    assert made["key_id"] in run("auth", "logout").stdout
+    assert f"fal-nb auth login {url}" in run("apps", "list").stderr
+    assert run("auth", "logout").returncode == 2
+    assert key.partition(":")[2] not in "".join(printed)
+
+
+def test_profiles_are_made_chosen_changed_and_deleted(shared: Stack) -> None:
+    mine = {"FAL_NB_HOME": str(shared.root / "profiles")}
+
+    def run(*words: str, ok: bool = True, **env: str) -> str:
+        done = shared.cli(*words, piped="fk_1:very-hidden" if "-" in words else None, **mine, **env)
+        assert (done.returncode == 0) == ok, done.stderr
+        assert "very-hidden" not in done.stdout + done.stderr
+        return done.stdout if ok else done.stderr
+
+    assert "No profile is in use" in run("profile", "host", "https://a.example.org", ok=False)
+    assert "is used from now on" in run("profile", "create", "work")
+    assert "already" in run("profile", "create", "work", ok=False)
+    assert "`fal-nb auth login` asks for its key" in run("profile", "host", "https://a.example.org")
+    assert "fk_1:…" in run("profile", "key", "--key", "-")
+    run("profile", "create", "other")
+    assert "Did you mean `work`?" in run("profile", "set", "wrk", ok=False)
+    assert "FAL_NB_URL is set here" in run("profile", "set", "work", FAL_NB_URL="http://127.0.0.1:1")
+    rows = run("profile", "list").splitlines()
+    assert [row.split() for row in rows[1:]] == [
+        ["local", "this", "machine", "none"],
+        ["*", "work", "https://a.example.org", "fk_1:…"],
+        ["other", "this", "machine", "none"],
+    ]
+    run("profile", "host", "https://b.example.org")
+    assert "fk_1" not in run("profile", "list"), "the key was for the other address"
+    assert "this machine" in run("profile", "unset")
+    run("profile", "delete", "work")
+    assert "There is no profile `work`" in run("apps", "list", ok=False, FAL_PROFILE="work")
+    assert "stays" in run("profile", "delete", "local", ok=False)
+
+
 def test_another_server_is_told_as_the_wrong_address(shared: Stack) -> None:
     import http.server
     import threading

@@ -322,3 +322,24 @@ def test_an_interrupt_during_the_check_sends_nothing(notebook: Notebook, shared:
     assert cell.error is not None
     assert not temporary(shared, "checking")
     assert notebook.run("1 + 1").error is None
+
+
+def test_a_login_asks_under_the_cell_and_is_no_part_of_it(notebook: Notebook, shared: Stack) -> None:
+    made = shared.cli_json("admin", "create", "visitor")["key"]
+    url = shared.url.replace("127.0.0.1", "localhost")
+    home = str(shared.root / "visitor")
+    notebook.run(f"import os\nhome_before = os.environ['FAL_NB_HOME']\nos.environ['FAL_NB_HOME'] = {home!r}")
+    try:
+        unattended = notebook.run(f"%fal auth login {url}")
+        assert "this notebook runs by itself" in unattended.text
+        assert f"`fal-nb auth login {url}`" in unattended.text
+        message = notebook.send(f"%fal auth login {url}", reader=True)
+        assert notebook.client.get_stdin_msg(timeout=60)["content"]["password"] is True
+        notebook.client.input(f"{made['key_id']}:{made['key_secret']}")
+        cell = notebook.result(message)
+        assert "as visitor; profile `localhost`" in cell.text
+        assert made["key_secret"] not in str(cell.outputs)
+        assert "'visitor'" in notebook.run("%fal auth whoami").text
+        assert "profile unset" in notebook.run("%fal auth logout").text
+    finally:
+        notebook.run("os.environ['FAL_NB_HOME'] = home_before")

@@ -14,11 +14,12 @@ import httpx
 import pytest
 
 from fal_notebook.client import Client
-from fal_notebook.config import Key, Profile
+from fal_notebook.config import Profile
 from fal_notebook.control import AsyncClient
 from fal_notebook.errors import AuthError, BackendError, FalError, MachineError, NotFoundError
 from fal_notebook.loop import Feed, Loop, private_loop
 from fal_notebook.places import Places
+from fal_notebook.profiles import Key
 from fal_notebook.sse import encode
 from fal_notebook.wire import Event
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fal_notebook.config import Key, Profile, choose_team, resolve
+from fal_notebook.config import Profile, resolve
 from fal_notebook.control import AsyncClient
-from fal_notebook.errors import AuthError, UsageError
+from fal_notebook.errors import AuthError, NotFoundError, UsageError
 from fal_notebook.places import Places, process_start_time
+from fal_notebook.profiles import Kept, Key, Saved, choose_team, read, write
 
 
 def with_key(home: Path, key_id: str = "fk_own", secret: str = "hidden-own") -> None:
@@ -158,3 +159,78 @@ def test_another_persons_key_for_this_machines_backend_counts_and_fal_ais_does_n
     assert key_id(None) == "fk_local_1"
     assert key_id("fk_mate:secret") == "fk_mate"
     assert key_id("5a3c0f0e-0000:secret") == "fk_local_1"
+
+
+ELSEWHERE = "https://fal.example.org"
+
+
+def kept(home: Path, *saved: Saved, used: str | None = None) -> None:
+    found = Kept()
+    for one in saved:
+        found = found.with_(one)
+    write(Places(home), found.using(used))
+
+
+def test_the_profile_in_use_names_backend_and_key(tmp_path: Path) -> None:
+    kept(tmp_path, Saved("work", ELSEWHERE, Key("fk_w", "s")), Saved("bare", ELSEWHERE), used="work")
+    profile = resolve(home=tmp_path, environ={})
+    assert (profile.url, profile.key, profile.name) == (ELSEWHERE, Key("fk_w", "s"), "work")
+    assert profile.key_source == "profile `work`"
+    assert resolve(home=tmp_path, environ={"FAL_PROFILE": "bare"}).key is None
+    assert resolve(home=tmp_path, environ={"FAL_PROFILE": "local"}).is_embedded
+    with pytest.raises(NotFoundError, match="Did you mean `work`"):
+        resolve(home=tmp_path, environ={"FAL_PROFILE": "wrok"})
+
+
+def test_flags_win_over_the_environment_and_that_over_profiles(tmp_path: Path) -> None:
+    kept(tmp_path, Saved("work", ELSEWHERE, Key("fk_w", "s")), used="work")
+
+    def found(host: str | None = None, **environ: str) -> tuple[str | None, str | None]:
+        profile = resolve(home=tmp_path, host=host, environ=environ)
+        return profile.url, profile.key and profile.key.key_id
+
+    assert found() == (ELSEWHERE, "fk_w")
+    assert found(FAL_KEY="fk_mine:s") == (ELSEWHERE, "fk_mine")
+    assert found(FAL_KEY="5a3c0f0e-0000:fal-ai") == (ELSEWHERE, "fk_w"), "fal.ai's key goes nowhere unasked"
+    assert found(FAL_NB_URL="https://b", FAL_KEY="k:s") == ("https://b", "k")
+    assert found(FAL_NB_URL="https://b") == ("https://b", None), "a key is for its address only"
+    assert found("https://c", FAL_NB_URL="https://b", FAL_PROFILE="work") == ("https://c", None)
+    assert found(ELSEWHERE) == (ELSEWHERE, "fk_w"), "the key that was kept for this address"
+
+
+def test_a_profiles_key_is_not_sent_in_plain_http_either(tmp_path: Path) -> None:
+    kept(tmp_path, Saved("plain", "http://fal.example.org", Key("fk_w", "secret")), used="plain")
+    with pytest.raises(AuthError, match="anyone could read it"):
+        resolve(home=tmp_path, environ={}).authorization()
+
+
+def test_the_file_of_profiles_is_private_and_keeps_the_teams(tmp_path: Path) -> None:
+    choose_team(Places(tmp_path), None, "crew")
+    kept_then = read(Places(tmp_path)).with_(Saved("work", ELSEWHERE, Key("fk_w", "s"))).using("work")
+    write(Places(tmp_path), kept_then)
+    choose_team(Places(tmp_path), ELSEWHERE, "there")
+    assert Places(tmp_path).profile.stat().st_mode & 0o777 == 0o600
+    found = read(Places(tmp_path))
+    assert found.profiles["work"].key == Key("fk_w", "s")
+    assert found.teams == {"": "crew", ELSEWHERE: "there"}
+    assert resolve(home=tmp_path, environ={}).team == "there"
+    assert found.without("work").current is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"current": "gone"}', '{"profiles": {"a": {"key": "k:s"}}}'])
+def test_a_file_of_profiles_that_cannot_be_read_is_no_empty_one(tmp_path: Path, text: str) -> None:
+    Places(tmp_path).profile.write_text(text)
+    with pytest.raises(UsageError, match="cannot be read"):
+        resolve(home=tmp_path, environ={})
+
+
+def test_a_key_goes_when_its_profile_gets_another_address() -> None:
+    saved = Saved("work", ELSEWHERE, Key("fk_w", "s"))
+    assert saved.at(ELSEWHERE) == saved
+    assert saved.at("https://other").key is None
+
+
+@pytest.mark.parametrize("name", ["local", "", "a b", "../x", "-x"])
+def test_what_cannot_be_a_profiles_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be the name"):
+        Kept().with_(Saved(name))

@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from fal_notebook import labbackends
-from fal_notebook.config import Key, Profile
+from fal_notebook.config import Profile
 from fal_notebook.errors import AuthError
 from fal_notebook.places import Places
+from fal_notebook.profiles import Key
 
 OWN_ID = "00112233445566aa"
 SECRET = b"s" * 32

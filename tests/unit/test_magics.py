@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 
 from fal_notebook.errors import UsageError
@@ -51,6 +52,21 @@ def test_help_is_printed_and_question_mark_has_the_list(
     shell.run_cell_magic("fal_app", "--help", "x = 1")
     assert "--machine-type" in capsys.readouterr().out
     assert "x" not in shell.user_ns
+
+
+def test_a_login_where_nobody_can_be_asked_is_refused_with_what_to_do(
+    shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(prompt: str) -> str:
+        raise StdinNotImplementedError("no reader")
+
+    monkeypatch.setattr("getpass.getpass", nobody)
+    with pytest.raises(UsageError) as caught:
+        shell.run_line_magic("fal", "auth login https://fal.example.org")
+    assert "`fal-nb auth login https://fal.example.org`" in (caught.value.fix or "")
+    with pytest.raises(UsageError, match="A key is no argument") as written:
+        shell.run_line_magic("fal", "auth login https://fal.example.org --key fk_1:very-hidden")
+    assert "very-hidden" not in str(written.value)
 
 
 @pytest.mark.parametrize(
