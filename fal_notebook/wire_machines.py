@@ -66,6 +66,8 @@ class NodeInfo(Wire):
     """Not leased to runners."""
     runners: int = 0
     sandbox: str = "none"
+    memory_by: str = ""
+    """What holds a runner to its machine type's memory."""
     gpu_note: str = ""
     """How GPUs were looked for, and why none was found."""
     devices: list[DeviceInfo] = Field(default_factory=list)

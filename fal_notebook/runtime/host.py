@@ -23,6 +23,7 @@ from typing import Any
 from fal_notebook.runtime.cage import CagePool
 from fal_notebook.runtime.host_follow import Follower
 from fal_notebook.runtime.host_gpus import GpuWatch
+from fal_notebook.runtime.host_groups import MemoryGroups
 from fal_notebook.runtime.host_guardian import ORPHAN_GRACE_S, Guardian
 from fal_notebook.runtime.host_holdings import Holdings
 from fal_notebook.runtime.host_leftovers import RUNNER_ID, clear_runs, trim_logs
@@ -80,6 +81,7 @@ class Host:
         self._guardian = Guardian(self._loop, orphan_grace_s, self._terminate)
         self._gpus = GpuWatch(self._loop, lambda: self._holdings, self._living, self._runner_of)
         self._cages = CagePool(is_wanted=is_caged, number=number)
+        self._groups = MemoryGroups()
         self._zygotes = ZygoteTable(self._loop, logs / "zygotes.log", self._cages, run / "r")
         self._programs = Programs(self._loop, lambda: self._zygotes.pids | frozenset(self._by_pid))
         self._handlers = {
@@ -113,6 +115,7 @@ class Host:
         self._loop.after(_REVIEW_S, self._review_zygotes)
         self._loop.run()
         self._zygotes.close()
+        self._groups.close()
         (self._run / "host.sock").unlink(missing_ok=True)
 
     # -- connections ------------------------------------------------------------------------------------
@@ -202,7 +205,8 @@ class Host:
                 "version": version,
                 "boot_id": self._boot_id,
                 "pid": os.getpid(),
-                "inventory": self._holdings.inventory | {"tier": self._cages.tier},
+                "inventory": self._holdings.inventory
+                | {"tier": self._cages.tier, "memory_by": self._groups.said},
                 "tiers": tier_table(self._cages.why_not),
                 "runners": [runner.row() for runner in self._runners.values() if runner.exit is None],
                 "zygotes": self._zygotes.rows(),
@@ -253,6 +257,7 @@ class Host:
             report=self._report,
             withdraw=self._zygotes.cancel,
             cage=self._cages.cage(order, self._run / "r"),
+            groups=self._groups,
         )
         self._runners[runner_id] = runner
         return runner

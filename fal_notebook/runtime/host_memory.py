@@ -1,7 +1,7 @@
 """Memory as the host sees it: what the machine has left, and what a runner with all its children uses.
 
 Standard library only.
-Rules: a runner is measured by PSS, so that pages shared with its zygote count by share; RSS is read first, because
+Rules: the kernel holds a runner to its limit where it can, the host looks by itself elsewhere; then a runner is measured by PSS, so that pages shared with its zygote count by share; RSS is read first, because
 it costs a hundredth and is never less. Address space is never limited: libraries reserve far more than they use.
 """
 
@@ -11,12 +11,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from fal_notebook.runtime.host_groups import MemoryGroup, MemoryGroups
 from fal_notebook.runtime.loop import Loop, Timer
 
 __all__ = ["MemoryWatch", "available_part", "tree_bytes"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _EVERY_S = (0.25, 2.0)
+_ASK_S = 1.0
+"""How often the kernel is asked whether it ended a part of a runner at its limit."""
 _FILLS_S = 2 << 30
 """How many bytes a runner may well fill in a second: one that is far from its limit is looked at less often."""
 _FAR_OVER = 1.1
@@ -24,39 +27,82 @@ _FAR_OVER = 1.1
 
 
 class MemoryWatch:
-    """Looks at a runner's memory again and again, and says once that it is over its limit."""
+    """Holds one runner to its limit, and says once that it went over it."""
 
-    def __init__(self, loop: Loop, limit: int, exceeded: Callable[[], None]) -> None:
-        """limit: bytes; 0 for none."""
+    def __init__(
+        self,
+        loop: Loop,
+        limit: int,
+        exceeded: Callable[[], None],
+        groups: MemoryGroups | None = None,
+        name: str = "",
+    ) -> None:
+        """limit: bytes; 0 for none. groups: where the kernel holds it; name: of its group there."""
         self._loop = loop
         self._exceeded = exceeded
+        self._groups = groups
+        self._name = name
+        self._group: MemoryGroup | None = None
         self.limit = limit
         self.peak = 0
         """The most that was seen, in bytes."""
+        self.is_over = False
+        """It went over its limit, and was or is to be ended."""
         self._was_over = False
         self._timer: Timer | None = None
 
     def begin(self, pid: int) -> None:
-        """Watch this process and its descendants from now on."""
-        if self.limit:
-            self._after(_EVERY_S[0], pid)
+        """Hold this process and its descendants to it from now on."""
+        if not self.limit:
+            return
+        group = self._groups.make(self._name, self.limit) if self._groups is not None else None
+        if group is not None:
+            self._group = group
+            try:
+                group.take(pid)
+            except OSError:
+                self._leave_group()
+        self._after(_EVERY_S[0], pid)
 
     def end(self) -> None:
-        """Look no more."""
+        """Look no more; the processes have ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._group is not None:
+            self._ask(self._group)
+            self._leave_group()
 
     def _look(self, pid: int) -> None:
+        if self._group is not None:
+            self._ask(self._group)
+            delay_s = _ASK_S
+        else:
+            delay_s = self._measure(pid)
+        self._timer = None
+        if self.is_over:
+            self._exceeded()
+        else:
+            self._after(delay_s, pid)
+
+    def _ask(self, group: MemoryGroup) -> None:
+        """Ask the kernel, which ends one process of a group at its limit: the rest of it is of no use then."""
+        self.peak = max(self.peak, group.peak)
+        self.is_over = self.is_over or group.has_killed
+
+    def _measure(self, pid: int) -> float:
+        """Look at its memory, and return after how many seconds to look again."""
         used = tree_bytes(pid, over=self.limit)
         self.peak = max(self.peak, used)
-        if used > self.limit * _FAR_OVER or (used > self.limit and self._was_over):
-            self._timer = None
-            self._exceeded()
-            return
+        self.is_over = used > self.limit * _FAR_OVER or (used > self.limit and self._was_over)
         self._was_over = used > self.limit
         least, most = _EVERY_S
-        self._after(min(most, max(least, (self.limit - used) / _FILLS_S)), pid)
+        return min(most, max(least, (self.limit - used) / _FILLS_S))
+
+    def _leave_group(self) -> None:
+        group, self._group = self._group, None
+        if group is not None and self._groups is not None:
+            self._groups.remove(group)
 
     def _after(self, delay_s: float, pid: int) -> None:
         self._timer = self._loop.after(delay_s, lambda: self._look(pid))

@@ -19,6 +19,7 @@ from typing import Any
 
 from fal_notebook.runtime.cage import Cage, prepare_child
 from fal_notebook.runtime.host_ends import RunnerEnds
+from fal_notebook.runtime.host_groups import MemoryGroups
 from fal_notebook.runtime.host_holdings import devices_of
 from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.host_logs import FrameReader, LineReader, LogFile
@@ -64,6 +65,7 @@ class Runner:
         report: Callable[[Runner], None],
         withdraw: Callable[[str], bool],
         cage: Cage | None = None,
+        groups: MemoryGroups | None = None,
     ) -> None:
         self._loop = loop
         self.order = {**order, "secrets": None}
@@ -96,7 +98,8 @@ class Runner:
         ]
         self._drop_timer: Timer | None = None
         self._readers: dict[int, LineReader | FrameReader] = {}
-        self._memory = MemoryWatch(loop, int(order.get("memory_mb") or 0) << 20, self._exceed)
+        limit = int(order.get("memory_mb") or 0) << 20
+        self._memory = MemoryWatch(loop, limit, self._exceed, groups, self.id)
 
     @property
     def pidfd(self) -> int | None:
@@ -360,6 +363,9 @@ class Runner:
             return
         self._cancel_timers()
         self._memory.end()
+        if self._memory.is_over:
+            # Whatever else it was told, or said itself: this is why.
+            self._why = "oom"
         for fd, reader in self._readers.items():
             self._drain(fd, reader)
         if self._readers:

@@ -29,7 +29,7 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("host", "tie the zygote to the host's death", ("none", "basic", "bwrap")),
     ("zygote", "import and warm the runtime, then freeze its memory", ("none", "basic", "bwrap")),
     ("zygote", "fork behind the gate", ("none", "basic", "bwrap")),
-    ("host", "move into a cgroup", ("basic", "bwrap")),
+    ("host", "move into a memory group of its own, where there are such", ("none", "basic", "bwrap")),
     ("host", "offer the runner to the OOM killer before the control plane", ("none", "basic", "bwrap")),
     ("runner", "enter namespaces of its own, hide siblings and devices", ("bwrap",)),
     ("runner", "drop capabilities and load the system call filter", ("basic", "bwrap")),

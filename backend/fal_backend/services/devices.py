@@ -114,6 +114,7 @@ class Devices:
             memory_free_mb=max(0, view.memory_mb - taken_mb),
             runners=len({row.runner for row in leases if row.state == LeaseState.HELD}),
             sandbox=status.tier,
+            memory_by=status.memory_by,
             gpu_note=status.gpu_note,
             devices=[
                 DeviceInfo(

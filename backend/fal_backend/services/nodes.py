@@ -41,6 +41,8 @@ class NodeStatus:
     tier: str = "none"
     """Sandbox tier that its host runs runners in."""
     gpu_note: str = ""
+    memory_by: str = ""
+    """What holds a runner to its limit there."""
 
 
 class Nodes:
@@ -144,7 +146,11 @@ class Nodes:
         known_view = self._nodes[name].view if name in self._nodes else NodeView(name)
         view = node_view(name, inventory, known_view)
         self._nodes[name] = NodeStatus(
-            view, row.epoch, str(inventory.get("tier") or "none"), str(inventory.get("gpu_note") or "")
+            view,
+            row.epoch,
+            str(inventory.get("tier") or "none"),
+            str(inventory.get("gpu_note") or ""),
+            str(inventory.get("memory_by") or ""),
         )
         return row.epoch
 
