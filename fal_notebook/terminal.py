@@ -47,7 +47,8 @@ def context(*, host: str | None, home: str | None, as_json: bool, team: str | No
     made = TerminalContext(
         door="cli",
         profile=profile,
-        connect=lambda: _connect(profile, screen),
+        open=lambda chosen: _connect(chosen, screen),
+        has_team_flag=team is not None,
         find_app=_find_app,
         report=screen.report,
         say=screen.say,

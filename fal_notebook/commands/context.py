@@ -6,7 +6,7 @@ Rules: standard library only, so that `serve` starts its processes before anythi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -73,8 +73,8 @@ class Context:
     door: str
     """cli or notebook."""
     profile: Profile
-    connect: Callable[[], Client]
-    """A client of a backend that answers, started when needed."""
+    open: Callable[[Profile], Client]
+    """Return a client of a backend that answers, started when needed."""
     find_app: Callable[[str], Target]
     """Resolve what the user wrote: a class name, `path.py` or `path.py::Class`."""
     report: Callable[[Progress], None]
@@ -98,12 +98,23 @@ class Context:
     dev_suffix: Callable[[str], str | None] = lambda _name: None
     """Ending of a temporary app's alias for a class name; None: the backend chooses one."""
     notebook: str | None = None
+    has_team_flag: bool = False
+    """`--team` was given: it wins over what a project's file says."""
     ask: Callable[[Question], str] = lambda question: _nobody(question)
     """Ask the person without showing the answer. Raises: UsageError where nobody can be asked."""
     variable: Callable[[str], Any] = lambda name: _no_variables(name)
     """Return the value of a variable of the notebook. Raises: UsageError."""
     unsay: Callable[[str, str], None] = lambda _name, _value: None
     """(name, value): the value was written into the command; undo what of that can be undone, and say the rest."""
+
+    def connect(self) -> Client:
+        """Return a client that acts for whom this call acts."""
+        return self.open(self.profile)
+
+    def act_for(self, team: str | None) -> None:
+        """Act for the team that a project's file names, unless the command names one."""
+        if team is not None and not self.has_team_flag:
+            self.profile = replace(self.profile, team=team)
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -90,6 +90,7 @@ def run_target(target: Target, args: AppArguments | RunArguments, ctx: Context) 
     # What freezes an App is most of a second on a slow machine: not for whoever asks for help.
     from fal_notebook.commands.ship import Order, ship
 
+    ctx.act_for(target.project.team if target.project else None)
     in_code = getattr(target.cls, "app_auth", None)
     if in_code in (AuthMode.PRIVATE, "private") and args.auth is None:
         ctx.say(
@@ -146,6 +147,7 @@ def deploy(args: DeployArguments, ctx: Context) -> Shipped | Checked | Planned:
         raise UsageError("These two flags say opposite things.", fix="Leave one of them out.")
     target = ctx.find_app(args.ref)
     project = target.project
+    ctx.act_for(project.team if project else None)
     order = Order(
         target=target,
         kind="deploy",

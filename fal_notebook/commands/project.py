@@ -56,6 +56,12 @@ class ProjectApp:
         return str(self.table.get("name") or self.name)
 
     @property
+    def team(self) -> str | None:
+        """`team`: who owns the app."""
+        found = self.table.get("team")
+        return None if found is None else str(found)
+
+    @property
     def auth(self) -> AuthMode | None:
         """`auth`."""
         found = self.table.get("auth")
@@ -152,6 +158,8 @@ def _wrong(key: str, given: Any) -> str | None:
     choices = {"auth": AuthMode, "deployment_strategy": Strategy}.get(key)
     if choices is not None and given not in list(choices):
         return f"must be one of {', '.join(choices)}, not {given!r}"
+    if key in {"team", "name"} and not (isinstance(given, str) and given):
+        return f"must be a name, not {given!r}"
     return ATTRIBUTES[key].rule(given) if key in ATTRIBUTES else None
 
 

@@ -99,7 +99,8 @@ class Door:
         return Context(
             door=DOOR,
             profile=profile,
-            connect=lambda: connect(profile, say=_say),
+            open=lambda chosen: connect(chosen, say=_say),
+            has_team_flag=team is not None,
             find_app=self._find_app,
             report=card.report,
             say=_say,

@@ -343,3 +343,27 @@ def test_a_login_asks_under_the_cell_and_is_no_part_of_it(notebook: Notebook, sh
         assert "profile unset" in notebook.run("%fal auth logout").text
     finally:
         notebook.run("os.environ['FAL_NB_HOME'] = home_before")
+
+
+def test_the_team_of_a_projects_file_owns_the_app_and_the_flag_wins(
+    notebook: Notebook, shared: Stack
+) -> None:
+    for team in ("filed", "flagged"):
+        shared.cli_json("teams", "create", team)
+    source = "import fal\nclass Named(fal.App):\n    machine_type = 'XS'\n"
+    path = shared.file(
+        "project/app.py", f"{source}    @fal.endpoint('/')\n    def run(self) -> dict:\n        return {{}}\n"
+    )
+    (path.parent / "pyproject.toml").write_text(
+        '[tool.fal.apps.of-a-team]\nref = "app.py::Named"\nteam = "filed"\n'
+    )
+    found = shared.cli_json("deploy", "of-a-team", cwd=path.parent)
+    assert found["endpoint_id"] == "filed/of-a-team"
+    found = shared.cli_json("deploy", "of-a-team", "--team", "flagged", cwd=path.parent)
+    assert found["endpoint_id"] == "flagged/of-a-team"
+    assert notebook.run(f"import os\nos.chdir({str(path.parent)!r})").error is None
+    try:
+        assert "filed/of-a-team" in notebook.run("%fal deploy of-a-team").text
+        assert "flagged/of-a-team" in notebook.run("%fal deploy of-a-team --team flagged").text
+    finally:
+        notebook.run(f"os.chdir({str(shared.root)!r})")

@@ -83,3 +83,12 @@ def test_a_folder_without_such_a_file_says_what_could_be_written(tmp_path: Path)
     assert find_file(tmp_path) is None
     with pytest.raises(UsageError, match="is not a file"):
         load_app("a", tmp_path)
+
+
+def test_a_team_is_a_name(tmp_path: Path) -> None:
+    table = '[tool.fal.apps.digits]\nref = "src/app.py::Digits"\nteam = "crew"\n'
+    found = load_app("digits", project(tmp_path, table)).project
+    assert found is not None
+    assert found.team == "crew"
+    with pytest.raises(UsageError, match="`team` must be a name, not 7"):
+        load_app("digits", project(tmp_path, table.replace('"crew"', "7")))
