@@ -22,6 +22,7 @@ import httpx
 from fal_notebook import bundle, schema
 from fal_notebook.app import App
 from fal_notebook.places import Places
+from tests import images
 
 __all__ = ["FINAL", "Backend", "running_backend", "wait_for"]
 
@@ -88,7 +89,7 @@ class Backend:
 
     def local(self) -> httpx.Client:
         """Return a client of the private socket."""
-        transport = httpx.HTTPTransport(uds=str(self.run_folder / "api.sock"))
+        transport = httpx.HTTPTransport(uds=str(self.run_folder / "api.sock"), verify=False)
         return httpx.Client(transport=transport, base_url="http://b", headers=self.headers, timeout=60)
 
     def api(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
@@ -170,11 +171,13 @@ class Backend:
 
 
 @contextmanager
-def running_backend(*flags: str, waits: bool = True) -> Iterator[Backend]:
-    """Yield a backend whose processes and folder end with it."""
+def running_backend(*flags: str, waits: bool = True, bare: bool = False) -> Iterator[Backend]:
+    """Yield a backend whose processes and folder end with it; bare: its first deployment builds an image."""
     before = os.environ.get("XDG_RUNTIME_DIR")
     root = Path(tempfile.mkdtemp(prefix="fal-", dir="/tmp"))
     backend = Backend(root)
+    if not bare:
+        images.link_into(backend.places.home)
     try:
         yield backend.start(*flags, waits=waits)
     finally:

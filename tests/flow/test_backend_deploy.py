@@ -20,7 +20,7 @@ from tests.flow.backend_kit import Backend, running_backend, wait_for
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[Backend]:
-    with running_backend() as started:
+    with running_backend(bare=True) as started:
         yield started
 
 
@@ -135,7 +135,7 @@ def test_an_overlong_setup_is_ended_and_says_what_never_opened(backend: Backend)
     failed = backend.deploy(app_of("overlong", sleeps=60, startup_timeout=2))
     assert failed["error"]["code"] == "runner.startup_timeout"
     assert "setup()" in failed["error"]["message"]
-    assert not backend.runners("overlong")
+    wait_for("its runner's end", lambda: not backend.runners("overlong"))
 
 
 def test_a_temporary_app_is_public_and_ends_with_its_session(backend: Backend) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -35,12 +37,18 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(scope="module")
+def cold(shared: Stack) -> Stack:
+    """The shared backend; each command is an interpreter of its own that has imported nothing yet."""
+    return replace(shared, is_cold=True)
+
+
 def echo(name: str) -> str:
     return ECHO.format(name=name)
 
 
-def test_deploy_json_has_the_agreed_shape(shared: Stack) -> None:
-    found = shared.deploy(echo("Shaped"), name="shaped.py")
+def test_deploy_json_has_the_agreed_shape(cold: Stack) -> None:
+    found = cold.deploy(echo("Shaped"), name="shaped.py")
     assert set(found) == {
         "revision",
         "app_name",
@@ -54,17 +62,17 @@ def test_deploy_json_has_the_agreed_shape(shared: Stack) -> None:
     assert (found["app_name"], found["environment"], found["changed"]) == ("shaped", "main", True)
     assert set(found["urls"]) == {"run", "queue", "playground"}
     assert set(found["image"]) == {"hash", "cached"}
-    assert shared.deploy(echo("Shaped"), name="shaped.py")["changed"] is False
+    assert cold.deploy(echo("Shaped"), name="shaped.py")["changed"] is False
 
 
-def test_failures_are_one_json_document_and_exit_1(shared: Stack) -> None:
+def test_failures_are_one_json_document_and_exit_1(cold: Stack) -> None:
     source = echo("Unready").replace(
         "    @fal", '    def setup(self):\n        raise ValueError("not today")\n\n    @fal'
     )
-    found = shared.deploy(source, name="unready.py", ok=False)
+    found = cold.deploy(source, name="unready.py", ok=False)
     assert set(found["error"]) >= {"code", "message", "fix", "where"}
     assert "not today" in found["error"]["message"] + str(found["error"]["traceback"])
-    text = shared.cli("deploy", str(shared.root / "src" / "unready.py"))
+    text = cold.cli("deploy", str(cold.root / "src" / "unready.py"))
     assert text.returncode == 1
     assert 'raise ValueError("not today")' in text.stderr
     assert not text.stdout
@@ -94,9 +102,9 @@ def test_a_group_alone_lists_its_commands_and_its_help_is_no_error(shared: Stack
     assert "--host URL" in shared.cli("apps", "list", "--help").stdout
 
 
-def test_a_file_that_fails_shows_its_own_line(shared: Stack) -> None:
-    path = shared.file("raises.py", "import fal\nx = 1\nraise RuntimeError('here')\n")
-    done = shared.cli("deploy", str(path))
+def test_a_file_that_fails_shows_its_own_line(cold: Stack) -> None:
+    path = cold.file("raises.py", "import fal\nx = 1\nraise RuntimeError('here')\n")
+    done = cold.cli("deploy", str(path))
     assert done.returncode == 1
     assert "RuntimeError: here" in done.stderr
     assert "line 3" in done.stderr
@@ -127,40 +135,40 @@ def test_a_run_that_is_killed_leaves_no_app(shared: Stack) -> None:
     wait_for("the URL to end", lambda: httpx.post(url, json={}, timeout=30).status_code == 404)
 
 
-def test_logs_are_filtered_and_followed(shared: Stack) -> None:
-    shared.deploy(echo("Logged"), name="logged.py")
+def test_logs_are_filtered_and_followed(cold: Stack) -> None:
+    cold.deploy(echo("Logged"), name="logged.py")
     for number in range(3):
-        assert shared.call("logged", {"x": number}).status_code == 200
-    wait_for("all lines", lambda: [t for t in shared.logs("logged") if t == "called with 2"])
-    found = json.loads(shared.cli("logs", "logged", "--search", "with 1", "--json").stdout)["logs"]
+        assert cold.call("logged", {"x": number}).status_code == 200
+    wait_for("all lines", lambda: [t for t in cold.logs("logged") if t == "called with 2"])
+    found = json.loads(cold.cli("logs", "logged", "--search", "with 1", "--json").stdout)["logs"]
     assert [line["text"] for line in found] == ["called with 1"]
-    last = json.loads(shared.cli("logs", "logged", "-n", "1", "--json").stdout)["logs"]
+    last = json.loads(cold.cli("logs", "logged", "-n", "1", "--json").stdout)["logs"]
     assert [line["text"] for line in last] == ["called with 2"]
-    with shared.cli_running("logs", "logged", "--follow", "-n", "1") as process:
+    with cold.cli_running("logs", "logged", "--follow", "-n", "1") as process:
         assert process.stdout is not None
         assert "called with 2" in process.stdout.readline()
-        shared.call("logged", {"x": 77})
+        cold.call("logged", {"x": 77})
         assert "called with 77" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
 
-def test_lists_and_deletion(shared: Stack) -> None:
-    shared.deploy(echo("Listed"), name="listed.py")
-    assert "listed" in shared.cli("apps", "list").stdout
-    assert shared.cli_json("machines", "list")["machines"][0]["name"] == "XS"
-    wrong = shared.cli("apps", "delete", "listd")
+def test_lists_and_deletion(cold: Stack) -> None:
+    cold.deploy(echo("Listed"), name="listed.py")
+    assert "listed" in cold.cli("apps", "list").stdout
+    assert cold.cli_json("machines", "list")["machines"][0]["name"] == "XS"
+    wrong = cold.cli("apps", "delete", "listd")
     assert wrong.returncode == 1
     assert "Did you mean `listed`?" in wrong.stderr
-    assert shared.cli_json("apps", "delete", "listed")["deleted"] is True
-    assert shared.call("listed", {}).status_code == 404
+    assert cold.cli_json("apps", "delete", "listed")["deleted"] is True
+    assert cold.call("listed", {}).status_code == 404
 
 
-def test_the_doctor_tells_the_truth_about_the_sandbox(shared: Stack) -> None:
-    found = shared.cli_json("doctor")
+def test_the_doctor_tells_the_truth_about_the_sandbox(cold: Stack) -> None:
+    found = cold.cli_json("doctor")
     checks = {check["name"]: check for check in found["checks"]}
     assert checks["backend"]["verdict"] == "ok"
-    tiers = {runner["sandbox"] for runner in shared.api("GET", "/runners").json()["runners"]} - {""}
+    tiers = {runner["sandbox"] for runner in cold.api("GET", "/runners").json()["runners"]} - {""}
     expected = "basic" if os.geteuid() == 0 else "none"
     assert tiers <= {expected}
     assert checks["sandbox"]["verdict"] == ("ok" if expected == "basic" else "warn")
@@ -181,13 +189,13 @@ def test_no_command_prints_the_key(shared: Stack) -> None:
             assert secret not in done.stdout + done.stderr
 
 
-def test_serve_again_finds_the_running_backend(shared: Stack) -> None:
-    again = shared.cli_json("serve", "--background")
-    assert (again["pid"], again["url"]) == (shared.info["pid"], shared.info["url"])
+def test_serve_again_finds_the_running_backend(cold: Stack) -> None:
+    again = cold.cli_json("serve", "--background")
+    assert (again["pid"], again["url"]) == (cold.info["pid"], cold.info["url"])
     assert set(again) == {"url", "tls_url", "home", "pid", "backend_pid"}
-    text = shared.cli("serve").stdout
+    text = cold.cli("serve").stdout
     assert "Already serving" in text
-    assert str(shared.places.local_key) in text
+    assert str(cold.places.local_key) in text
     assert "GPUs: none found" in text
 
 
@@ -333,6 +341,25 @@ def test_ctrl_c_while_serve_starts_leaves_nothing() -> None:
             process.send_signal(signal.SIGINT)
             process.wait(60)
         wait_for("its end", lambda: not process_ids_with(str(empty.home)))
+
+
+ALONE = """
+import os, sys, warnings
+import httpx, pydantic
+from importlib import import_module
+from fal_notebook.commands.registry import COMMANDS
+for name in sorted({entry.module for entry in COMMANDS}):
+    if os.fork() == 0:
+        import_module(f"fal_notebook.commands.{name}")
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{name} cannot be imported first")
+"""
+
+
+def test_each_module_of_commands_can_be_the_first_that_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_is_fast_enough_to_ask_for() -> None:

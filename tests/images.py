@@ -1,0 +1,70 @@
+"""The image of an App without requirements, built once by the real builder and linked into each home that starts.
+
+Rules: only what a second deployment would find there too; a test about a first build asks for a bare home. Files
+are links, as uv makes them; the few that name their own folder are written anew. No trace of use is copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from fal_backend.adapters.builder_uv import UvBuilder
+
+from fal_notebook.places import Places
+
+__all__ = ["link_into"]
+
+_PINNED = ("cloudpickle", "fastapi", "pydantic")
+
+
+def link_into(home: Path) -> None:
+    """Put the image and the runtime's copy into a home, unless something is there already."""
+    built = _built()
+    for name in ("images", "runtime"):
+        if not (home / name).exists():
+            home.mkdir(exist_ok=True)
+            shutil.copytree(built / name, home / name, copy_function=_link, symlinks=True, ignore=_unlike)
+    for script in (home / "images").glob("*/*/bin/*"):
+        text = script.read_bytes() if script.is_file() and not script.is_symlink() else b""
+        if bytes(built) in text:
+            # Written beside and moved: the file is a link that other homes have too.
+            mode = script.stat().st_mode
+            script.unlink()
+            script.write_bytes(text.replace(bytes(built), bytes(home)))
+            script.chmod(mode)
+
+
+@cache
+def _built() -> Path:
+    """Return the home with the image; it goes with this process."""
+    home = Path(tempfile.mkdtemp(prefix="fal-", dir="/tmp"))
+    parent = os.getpid()
+    atexit.register(lambda: os.getpid() == parent and shutil.rmtree(home, ignore_errors=True))
+    asyncio.run(_build(home))
+    return home
+
+
+async def _build(home: Path) -> None:
+    builder = UvBuilder(Places(home))
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    await builder.build(
+        builder.plan((), python, {name: version(name) for name in _PINNED}), log=lambda _: None
+    )
+    builder.runtime_root()
+
+
+def _link(source: str, target: str) -> None:
+    os.link(source, target, follow_symlinks=False)
+
+
+def _unlike(folder: str, names: list[str]) -> list[str]:
+    """Locks belong to the process that took them, and a log to the build that wrote it."""
+    return [name for name in names if name.endswith((".lock", ".log"))]
