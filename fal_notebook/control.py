@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -46,7 +47,7 @@ from fal_notebook.wire_deploy import (
     SetRevision,
 )
 from fal_notebook.wire_machines import NodeInfo, Simulated, SimulateRequest
-from fal_notebook.wire_plan import DeployPlan
+from fal_notebook.wire_plan import DeployPlan, Uploaded
 from fal_notebook.wire_secrets import (
     EnvironmentDeleted,
     EnvironmentInfo,
@@ -101,18 +102,24 @@ class AsyncClient:
 
     async def upload(self, data: bytes) -> str:
         """Store the bytes under their sha256, unless they are there, and return it."""
+        return (await self._stored(data))[0]
+
+    async def upload_all(self, parts: Sequence[bytes]) -> Uploaded:
+        """Store several parts, one after the other, and say how much of it was new."""
+        began = time.monotonic()
+        new = [len(part) for part in parts if (await self._stored(part))[1]]
+        took = round(time.monotonic() - began, 3)
+        return Uploaded(parts=len(parts), new_parts=len(new), new_bytes=sum(new), duration_s=took)
+
+    async def _stored(self, data: bytes) -> tuple[str, bool]:
+        """Return (sha256, whether it was new to the backend)."""
         digest = hashlib.sha256(data).hexdigest()
         head = await self._send("HEAD", f"/api/v1/blobs/{digest}")
-        if head.status_code == 404:
-            self._checked(await self._send("PUT", f"/api/v1/blobs/{digest}", content=data, timeout=600.0))
-        else:
+        if head.status_code != 404:
             self._checked(head)
-        return digest
-
-    async def upload_all(self, parts: Sequence[bytes]) -> None:
-        """Store several parts, one after the other."""
-        for part in parts:
-            await self.upload(part)
+            return digest, False
+        self._checked(await self._send("PUT", f"/api/v1/blobs/{digest}", content=data, timeout=600.0))
+        return digest, True
 
     async def deploy(self, request: DeployRequest) -> Deployment:
         """Begin a deployment; returns at once. Never repeated: a second one would be another act."""

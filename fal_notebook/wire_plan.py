@@ -12,7 +12,25 @@ from pydantic import Field
 
 from fal_notebook.wire import AuthMode, CellRef, EndpointSpec, Strategy, Wire
 
-__all__ = ["DeployPlan", "PlannedCapture", "PlannedImage", "PlannedSetting", "PlannedSource", "Production"]
+__all__ = [
+    "DeployPlan",
+    "PlannedCapture",
+    "PlannedImage",
+    "PlannedSetting",
+    "PlannedSource",
+    "Production",
+    "Uploaded",
+]
+
+
+class Uploaded(Wire):
+    """What was sent of a bundle before its plan, or its deployment, was asked for."""
+
+    parts: int
+    new_parts: int
+    """Those that the backend did not have."""
+    new_bytes: int
+    duration_s: float
 
 
 class Production(Wire):

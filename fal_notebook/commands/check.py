@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from fal_notebook.client import Client
 from fal_notebook.commands.context import Answer, Context
-from fal_notebook.commands.results import Planned
+from fal_notebook.commands.results import Planned, Progress
 from fal_notebook.errors import DeployError, FalError
 from fal_notebook.wire import Deployment, DeployRequest
 
@@ -34,13 +35,17 @@ def trigger(is_asked: bool) -> str | None:
 
 
 def confirmed(
-    client: Client, request: DeployRequest, ctx: Context, *, triggered_by: str, yes: bool
+    client: Client, request: DeployRequest, ctx: Context, progress: Progress, *, triggered_by: str, yes: bool
 ) -> tuple[Planned, Deployment | None]:
     """Show the plan and return it with the deployment that it became; None: it waits for a button.
 
+    progress: how far the check came here, before the backend was asked.
     Raises: DeployError `deploy.cancelled`, `deploy.not_confirmed` (nobody can answer), `deploy.plan_stale`.
     """
-    planned = Planned(client.plan(request), triggered_by, client.identity.instance_id)
+    began = time.monotonic()
+    plan = client.plan(request)
+    checked_s = (progress.check_s or 0.0) + time.monotonic() - began
+    planned = Planned(plan, triggered_by, client.identity.instance_id, checked_s, progress.upload)
     try:
         answer = ctx.confirm(planned, yes or not planned.plan.changed)
     except KeyboardInterrupt:

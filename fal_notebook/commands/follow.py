@@ -18,7 +18,6 @@ from fal_notebook.errors import DeployError, FalError, NotFoundError, RunnerErro
 from fal_notebook.loop import Feed
 from fal_notebook.wire import (
     Deployment,
-    DeploymentPhase,
     DeploymentState,
     ErrorBody,
     Event,
@@ -68,7 +67,7 @@ class Follower:
                 self._watch(feed)
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        if not (self._deployment.is_success or self._has_moved):
+        if not (self._deployment.is_success or self._has_moved or self._progress.is_left):
             raise self._failed()
         self._show()
         return self._deployment, self._progress
@@ -78,7 +77,7 @@ class Follower:
         feed.follow("events", self._client.core.events(self._deployment.event, app=alias))
         self._follow_build(feed)
         heard = time.monotonic()
-        while not (self._deployment.is_final or self._has_moved):
+        while not (self._deployment.is_final or self._has_moved or self._progress.is_left):
             self._show()
             item = feed.take(TICK_S)
             if isinstance(item, Event):
@@ -101,6 +100,9 @@ class Follower:
                 self._is_stale = True
             case "deployment.state" if event.data.get("deployment_id") == self._deployment.deployment_id:
                 self._apply_state(event.data)
+            case "deployment.left" if event.data.get("deployment_id") == self._deployment.deployment_id:
+                # Somebody said at a card that this need not wait; a temporary app is waited for by its cell alone.
+                self._progress = self._progress.with_(is_left=not self._deployment.ephemeral)
             case "image.state" if event.data.get("state") == "building":
                 digest = str(event.data.get("hash"))
                 feed.follow(f"build/{digest}", self._client.core.build_log(digest, follow=True))
@@ -110,12 +112,7 @@ class Follower:
                 pass
 
     def _apply_state(self, data: dict[str, Any]) -> None:
-        state = DeploymentState(str(data["state"]))
-        phases = [DeploymentPhase.model_validate(phase) for phase in data.get("phases") or []]
-        changes: dict[str, Any] = {"state": state}
-        if phases:
-            changes["phases"] = phases
-        moved = self._deployment.model_copy(update=changes)
+        moved = Deployment.model_validate(self._deployment.model_dump() | data)
         # Final facts (error, revision, duration) are read whole; the event only says that they are there.
         self._is_stale = moved.is_final
         self._deployment = self._deployment if moved.is_final else moved
@@ -179,6 +176,7 @@ class Follower:
         alias = self._deployment.app_name
         if not self._deployment.ephemeral:
             prefix = self._ctx.prefix
+            self._show(is_left=True)
             return DeployError(
                 f"The deployment of `{alias}` goes on without this cell."
                 if self._ctx.door == "notebook"

@@ -184,8 +184,8 @@ class _Shipment:
 
     def _send(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> Deployment | None:
         """Return the deployment that has begun; None: its plan waits for a word."""
-        client.upload_all([frozen.payload, *frozen.buffers])
-        self._show(instance=client.identity.instance_id)
+        uploaded = client.upload_all([frozen.payload, *frozen.buffers])
+        self._show(upload=uploaded, instance=client.identity.instance_id)
         request = self._request(client, frozen, spec)
         if self.order.check is not None:
             return self._confirmed(client, request, self.order.check)
@@ -203,7 +203,7 @@ class _Shipment:
 
     def _confirmed(self, client: Client, request: DeployRequest, triggered_by: str) -> Deployment | None:
         self.planned, deployment = confirmed(
-            client, request, self.ctx, triggered_by=triggered_by, yes=self.order.yes
+            client, request, self.ctx, self.progress, triggered_by=triggered_by, yes=self.order.yes
         )
         return deployment
 

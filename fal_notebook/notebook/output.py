@@ -6,8 +6,10 @@ last state is always shown. In a terminal shell, which cannot update in place, l
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from IPython import display as ipython
@@ -24,8 +26,10 @@ PAUSE_S = 0.25
 class Card:
     """The card of one App."""
 
-    def __init__(self, *, is_kernel: bool) -> None:
+    def __init__(self, *, is_kernel: bool, words: Sequence[str] = ()) -> None:
+        """words: of the line that it stands under."""
         self._is_kernel = is_kernel
+        self._words = words
         self._handle: Any = None
         self._shown_at = 0.0
         self._last: Any = None
@@ -47,7 +51,7 @@ class Card:
 
     def planned(self, planned: Planned, *, goes_on: bool) -> None:
         """Show a plan in this card; when the deployment goes on, that has a card of its own below."""
-        bundle = render.plan_bundle(planned)
+        bundle = render.plan_bundle(planned, command=_in_a_script(self._words))
         if not self._is_kernel:
             sys.stdout.write(f"{bundle['text/plain']}\n")
         elif self._handle is None:
@@ -83,6 +87,17 @@ def show(result: Any) -> None:
     ipython.display(render.bundle(result), raw=True)  # type: ignore[no-untyped-call]  # IPython says no types here
 
 
+def _in_a_script(words: Sequence[str]) -> str:
+    """Return the line that does the same without a person."""
+    missing = [flag for flag in ("--check", "--yes") if flag not in words]
+    return f"%fal {shlex.join([*words, *missing])}" if words else ""
+
+
 def _is_last(progress: Progress) -> bool:
     final = progress.deployment is not None and progress.deployment.is_final
-    return final or bool(progress.problems) or progress.stage in (Stage.CHECKED, Stage.STOPPED)
+    return (
+        final
+        or progress.is_left
+        or bool(progress.problems)
+        or progress.stage in (Stage.CHECKED, Stage.STOPPED)
+    )

@@ -99,8 +99,11 @@ def bundle(result: Result) -> dict[str, Any]:
     return {"text/plain": text(result), "text/html": html(result)}
 
 
-def plan_bundle(planned: Planned, saved_at: datetime | None = None) -> dict[str, Any]:
-    """Return a plan for a notebook's output; our front end gives it its buttons."""
+def plan_bundle(planned: Planned, saved_at: datetime | None = None, *, command: str = "") -> dict[str, Any]:
+    """Return a plan for a notebook's output; our front end gives it its buttons.
+
+    command: what does the same without them, in a script.
+    """
     plan = planned.plan
     return {
         MIME_TYPE: {
@@ -111,6 +114,9 @@ def plan_bundle(planned: Planned, saved_at: datetime | None = None) -> dict[str,
             "title": plan.app_name,
             "triggered_by": planned.triggered_by,
             "plan": plan.model_dump(mode="json"),
+            "command": command,
+            "checked_s": planned.checked_s,
+            "upload": planned.upload.model_dump(mode="json") if planned.upload else None,
             "saved_at": (saved_at or datetime.now(UTC)).isoformat(timespec="seconds"),
         },
         "text/html": _plan.html(planned),
@@ -138,6 +144,7 @@ def _card_data(progress: Progress, saved_at: datetime | None) -> dict[str, Any]:
         "instance": progress.instance,
         "app": deployment.app_name if deployment else None,
         "revision": deployment.revision if deployment else None,
+        **_rollout_data(progress),
         "title": progress.title,
         "schema": spec.openapi if spec else "{}",
         "stage": str(_STAGES.get(progress.stage, progress.stage)),
@@ -151,6 +158,24 @@ def _card_data(progress: Progress, saved_at: datetime | None) -> dict[str, Any]:
             else [],
         },
         "saved_at": (saved_at or datetime.now(UTC)).isoformat(timespec="seconds"),
+    }
+
+
+_COURSE = {
+    "deployment_id", "revision", "changed", "state", "kind", "strategy", "detach", "phases", "previous", "runner_id",
+    "calls", "failed_calls", "created_at", "switched_at", "ended_at",
+}  # fmt: skip
+
+
+def _rollout_data(progress: Progress) -> dict[str, Any]:
+    """Return what the card of a deployment shows of it where no backend can be asked."""
+    if progress.kind != "deploy" or progress.deployment is None:
+        return {}
+    return {
+        "rollout": progress.deployment.model_dump(mode="json", include=_COURSE),
+        "upload": progress.upload.model_dump(mode="json") if progress.upload else None,
+        "is_waiting": progress.is_waiting,
+        "is_left": progress.is_left,
     }
 
 

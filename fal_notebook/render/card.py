@@ -81,6 +81,8 @@ def _sent_face(progress: Progress) -> Face:
         return Face(Kind.ERR, "Failed")
     if deployment.state is DeploymentState.ROLLING_OUT:
         return Face(Kind.BUSY, "Rolling out", f"revision {deployment.revision} takes over as it starts")
+    if progress.is_left:
+        return Face(Kind.BUSY, "Deploying", "detached: it goes on without this cell")
     now = next((phase for phase in progress.phases() if phase.state is PhaseState.NOW), None)
     word = _DOING[now.name] if now else "Starting"
     image = f"image {deployment.image.hash[:8]}" if deployment.image and word == "Building" else ""

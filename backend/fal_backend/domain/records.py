@@ -269,8 +269,7 @@ class Deployment:
     """Nickname of the account whose key asked for it."""
     calls: int | None = None
     """Calls of the app that ended while it was open; None: not counted."""
-    failed_calls: int | None = None
-    """Those of them that were answered with 500 and above."""
+    failed_calls: int | None = None  # of them, answered with 500 and above
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,6 +437,14 @@ export interface SourceText {
 /** How an alias moves to a new revision. Source: fal, "Rollout Strategies". */
 export type Strategy = 'rolling' | 'recreate';
 
+/** What was sent of a bundle before its plan, or its deployment, was asked for. */
+export interface Uploaded {
+  parts: number;
+  new_parts: number;
+  new_bytes: number;
+  duration_s: number;
+}
+
 /** Where an app is called, on the caller's own base URL. */
 export interface Urls {
   run: string;
