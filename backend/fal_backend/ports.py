@@ -84,6 +84,7 @@ class LiveRequest(NamedTuple):
     start_deadline: int | None
     hint: str | None
     submitted_at: int
+    branch: str | None
 
 
 class OldRequest(NamedTuple):

@@ -95,7 +95,7 @@ class Runners:
     def why_ended(self, runner_id: str) -> tuple[str, bool]:
         return "killed", False
 
-    def policy(self, app: str) -> RetryPolicy:
+    def policy(self, app: str, branch: str | None) -> RetryPolicy:
         return self.retry
 
     # RunnerProvider
@@ -150,6 +150,9 @@ class Rig:
 
     async def start(self) -> None:
         await self.queue.load()
+        await self.start_loaded()
+
+    async def start_loaded(self) -> None:
         adopted = asyncio.Event()
         adopted.set()
         self.running = asyncio.ensure_future(self.queue.run(adopted))

@@ -187,11 +187,19 @@ def law_start_deadline(m: ModuleType) -> None:
         assert (user.state, user.status_code, user.error_type) == ("done", 504, None)
         assert user.error
         assert app.error
-    short = m.Tick(short={"ada/other": "no memory"} | {request().app: "no GPU"})
+    short = m.Tick(
+        short={
+            ("ada/other", None): "no memory",
+            (request().app, "rev-2"): "no disk",
+            (request().app, None): "no GPU",
+        }
+    )
     told = m.step(request(start_deadline=500), short, 500)
     assert (told.state, told.status_code, told.error_type) == ("done", 503, "runner_scheduling_failure")
     assert "no GPU" in told.error
-    assert m.step(request(start_deadline=500), m.Tick(short={"ada/other": "x"}), 500).status_code == 504
+    assert (
+        m.step(request(start_deadline=500), m.Tick(short={("ada/other", None): "x"}), 500).status_code == 504
+    )
     assert m.step(request(start_deadline=500, deadline_by_caller=1), short, 500).status_code == 504
     running = leased(m, start_deadline=500)
     assert m.step(running, m.Tick(), 10**9) is running

@@ -17,9 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from fal_backend.api.head import Head, Headers
 from fal_backend.api.tunnel import Upgraded
+from fal_backend.domain.access import Principal
 from fal_backend.domain.request import Refusal
 
-__all__ = ["Caller", "Connection", "Cycle", "Served", "Wake", "problem"]
+__all__ = ["Caller", "Connection", "Cycle", "Served", "Wake", "problem", "sticky_name"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SWITCH = b"upgrade: websocket\r\nconnection: upgrade\r\n\r\n"
@@ -31,6 +32,14 @@ def problem(detail: str, error_type: str | None = None) -> bytes:
     return json.dumps(
         {"detail": detail, "error_type": error_type} if error_type else {"detail": detail}
     ).encode()
+
+
+def sticky_name(caller: Caller, known: Principal | None) -> str:
+    """Return what tells one caller from another where callers are split: the key, else the address."""
+    if known is not None:
+        return known.key_id
+    given = caller.head.found.get(b"authorization")
+    return given.decode("latin-1") if given is not None else str(caller.connection.address)
 
 
 class Wake:

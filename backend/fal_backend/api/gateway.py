@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from fal_backend.api.access import Authority, Presented, check_call, may_call
 from fal_backend.api.call import Call, Target, send_body
-from fal_backend.api.caller import Caller
+from fal_backend.api.caller import Caller, sticky_name
 from fal_backend.api.connection import IN_HAND
 from fal_backend.api.metrics import Sources, render
 from fal_backend.api.pool import Pool, cancel_call, end_session
@@ -119,7 +119,7 @@ class Gateway:
             known = self._known(route, caller)
         call.known = known
         if route.branch is not None:
-            call.route = route = route.of(_name(caller, known))
+            call.route = route = route.of(sticky_name(caller, known))
         self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
         self._set_start_limit(call)
         door = None
@@ -413,14 +413,6 @@ def _parse_target(raw: bytes) -> Target:
 def _is_climbing(path: bytes) -> bool:
     plain = unquote_to_bytes(path)
     return any(part in (b".", b"..") for part in plain.replace(b"\\", b"/").split(b"/")) or b"\x00" in plain
-
-
-def _name(caller: Caller, known: Principal | None) -> str:
-    """Return what tells one caller from another: the key, else the address."""
-    if known is not None:
-        return known.key_id
-    given = caller.head.found.get(b"authorization")
-    return given.decode("latin-1") if given is not None else str(caller.connection.address)
 
 
 def _seconds(given: bytes) -> float:

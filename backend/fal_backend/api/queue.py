@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fal_backend.api.access import Authority, Presented, check, may_call, presented
-from fal_backend.api.caller import Caller, problem
+from fal_backend.api.caller import Caller, problem, sticky_name
 from fal_backend.api.connection import IN_HAND
 from fal_backend.api.queue_answers import accepted_body, cancel_answer, status_answer, status_body
 from fal_backend.api.queue_target import Ask, QueueTarget, parse_queue_target
 from fal_backend.api.rates import Rates
 from fal_backend.api.traces import with_trace
-from fal_backend.domain.access import Operation, Principal, Target
+from fal_backend.domain.access import Operation, Target
 from fal_backend.domain.request import Refusal, is_yes, unknown_app
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.queue_values import (
@@ -36,7 +36,6 @@ from fal_backend.services.queue_values import (
     StoredAnswer,
     Submission,
 )
-from fal_backend.services.routes import Route
 from fal_backend.services.tracing import Tracer
 from fal_notebook.errors import FalError
 from fal_notebook.sse import PING, encode
@@ -127,7 +126,10 @@ class QueueDoor:
         if route is None:
             raise unknown_app(target.alias)
         found = caller.head.found
-        known = self._submitter(route, found.get(b"authorization"))
+        authorization = found.get(b"authorization")
+        asked = may_call(self._auth, route.info, authorization, Operation.QUEUE)
+        # A public app asks nobody, but who shows a key owns the request.
+        known = presented(self._auth, authorization).principal if asked is None else asked
         now = asyncio.get_running_loop().time()
         self._rates.count(None if known is None else known.key_id, caller.connection.address, now)
         start_timeout_s = _start_timeout(found.get(b"x-fal-request-timeout"))
@@ -149,10 +151,11 @@ class QueueDoor:
             idempotency_key=_text(found.get(b"idempotency-key")),
             webhook=target.webhook,
             caller=None if known is None else known.account,
+            sticky=sticky_name(caller, asked),
         )
         accepted = await self._accepted(submission)
         body_ = accepted_body(self._base(caller, target), accepted.request_id, accepted.position)
-        lines = f"x-fal-revision: {route.info.revision}\r\n".encode()
+        lines = f"x-fal-revision: {accepted.revision or route.info.revision}\r\n".encode()
         _answer(caller, accepted.request_id, 200, body_, lines)
 
     async def _accepted(self, submission: Submission) -> Accepted:
@@ -172,12 +175,6 @@ class QueueDoor:
         finally:
             span.end(facts, error)
         return accepted
-
-    def _submitter(self, route: Route, authorization: bytes | None) -> Principal | None:
-        """Return whose request it will be. Raises: Refusal 401, 403."""
-        known = may_call(self._auth, route.info, authorization, Operation.QUEUE)
-        # A public app asks nobody, but who shows a key owns the request.
-        return presented(self._auth, authorization).principal if known is None else known
 
     async def _body(self, caller: Caller) -> bytes | SavedBody:
         if caller.more_body and (caller.length is None or caller.length <= IN_HAND):

@@ -128,8 +128,8 @@ class Dropped:
 class Tick:
     """Time has passed."""
 
-    short: Mapping[str, str] = field(default_factory=dict)
-    """Why runners find no place now, by app."""
+    short: Mapping[tuple[str, str | None], str] = field(default_factory=dict)
+    """Why runners find no place now, by app and branch."""
 
 
 RequestEvent = Claim | Ended | Returned | Beat | Cancel | Dropped | Tick
@@ -157,7 +157,7 @@ def step(row: Request, event: RequestEvent, now: int) -> Request:
         case Dropped():
             return _dropped(row, now)
         case Tick():
-            return _tick(row, now, event.short.get(row.app))
+            return _tick(row, now, event.short.get((row.app, row.branch)))
         case _:
             assert_never(event)
 

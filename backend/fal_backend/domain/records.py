@@ -356,7 +356,7 @@ class Request:
     caller: str | None = None
     """Account of whoever submitted it."""
     input_ref: str | None = None
-    """`inline`: table `body`; `file:<name>`: a payload file; None: no body, or dropped."""
+    """`inline`: table `body`; `file:<name>`: a payload file; None: no body, or dropped. So is `answer_ref`."""
     attempt: int = 0
     """Number of the present or last try: the fencing token of its outcome."""
     lost: int = 0
@@ -388,9 +388,10 @@ class Request:
     """Why there is no answer of the App, for people."""
     answer_headers_json: str | None = None
     answer_ref: str | None = None
-    """As `input_ref`."""
     ended_at: int | None = None
     version: int = 0
+    branch: str | None = None
+    """Revision that it was given to by a split as it was accepted; None: it goes with the alias."""
 
 
 @dataclass(frozen=True, slots=True)

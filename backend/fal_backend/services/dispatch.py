@@ -49,6 +49,8 @@ class Dispatch:
         self.tallies = Tallies()
         self.on_dropped: Callable[[str], None] = lambda key: None
         """Told of an app (`owner/alias`) that is no more."""
+        self.on_rejoined: Callable[[str], None] = lambda key: None
+        """Told of an app whose split has ended: who was given to its branch goes with the alias again."""
 
     # Routes
 
@@ -57,13 +59,24 @@ class Dispatch:
         key = f"{info.owner}/{info.alias}"
         before = self._routes.get(key.encode())
         route = self._routes[key.encode()] = self._made_route(info)
-        for old in before.ways if before is not None else ():
-            old.lane.routes -= 1
-            old.lane.move(key, route.instead_of(old).lane)
-        for old in before.ways if before is not None else ():
-            self._forget_unused(old.lane)
+        if before is not None:
+            self._replace(before, route)
         for way in route.ways:
             self._serve(way.lane)
+
+    def _replace(self, before: Route, route: Route) -> None:
+        ended = (
+            before.branch if before.branch is not None and route.instead_of(before.branch) is route else None
+        )
+        if ended is not None:
+            ended.lane.feeds.pop(route.key, None)
+        for old in before.ways:
+            old.lane.routes -= 1
+            old.lane.move(route.key, route.instead_of(old).lane)
+        if ended is not None:
+            self.on_rejoined(route.key)
+        for old in before.ways:
+            self._forget_unused(old.lane)
 
     def _made_route(self, info: RouteInfo) -> Route:
         branch = None
@@ -202,12 +215,15 @@ class Dispatch:
 
     # Queued requests
 
-    def offer(self, app: str, feed: Feed) -> None:
-        """Note that a queue of an app has something to start; it is asked for it as slots become free."""
+    def offer(self, app: str, feed: Feed, branch: str | None = None) -> None:
+        """Note that a queue of an app has something to start; it is asked for it as slots become free.
+
+        branch: the revision that those in it were given to by a split.
+        """
         route = self._routes.get(app.encode())
         if route is None:
             return
-        lane = route.lane
+        lane = route.way(branch).lane
         lane.feeds[app] = feed
         lane.pump()
         if lane.feeds and time.monotonic() - lane.asked_at >= _DEMAND_S:
@@ -286,13 +302,14 @@ class Dispatch:
         """Return why no runner of a revision finds a place; None when none looks for one."""
         return self._short.get(revision)
 
-    def short_apps(self) -> dict[str, str]:
-        """Return why runners find no place, by app."""
+    def short_apps(self) -> dict[tuple[str, str | None], str]:
+        """Return why runners find no place, by app and branch (None: the alias's own revision)."""
         routes = self._routes.values() if self._short else ()
         return {
-            route.key: self._short[route.info.revision]
+            (way.key, way.branched_to): self._short[way.info.revision]
             for route in routes
-            if route.info.revision in self._short
+            for way in route.ways
+            if way.info.revision in self._short
         }
 
     # Views

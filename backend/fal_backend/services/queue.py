@@ -26,7 +26,7 @@ from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.lanes import Door
 from fal_backend.services.queue_accept import LOW, new_request, no_room, platform_answer
 from fal_backend.services.queue_leftovers import Leftovers
-from fal_backend.services.queue_lines import Alarms, Line
+from fal_backend.services.queue_lines import Alarms, Line, Lines
 from fal_backend.services.queue_retention import Retention
 from fal_backend.services.queue_runs import LEASE_US, Control, Runs, decode_headers
 from fal_backend.services.queue_tail import Tail
@@ -44,6 +44,7 @@ from fal_backend.services.queue_values import (
 from fal_backend.services.queue_watch import Bell, Watch
 from fal_backend.services.request_ids import RequestIds
 from fal_backend.services.request_logs import RequestLogs
+from fal_backend.services.routes import Route
 from fal_notebook.errors import LimitError
 
 __all__ = ["DEPTH_LIMIT", "INLINE", "Queue"]
@@ -101,7 +102,7 @@ class Queue:
         self.retention = Retention(store, payloads)
         self._watch = Watch()
         self._logs = RequestLogs(provider)
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, Lines] = {}
         self._alarms = Alarms(self._rang)
         self._delayed: dict[int, LiveRequest] = {}
         self._leased: list[int] = []
@@ -115,6 +116,7 @@ class Queue:
         self.on_done: Callable[[Request], None] = lambda row: None
         """Told of each request that has ended, after the commit."""
         dispatch.on_dropped = self._app_dropped
+        dispatch.on_rejoined = self._app_rejoined
 
     def use_hook(self, hook: rows.DoneHook) -> None:
         """Have something written in the same transaction as each request's end."""
@@ -130,7 +132,7 @@ class Queue:
             self._place(one)
         log.info(
             "queue.loaded",
-            waiting=sum(line.waiting() for line in self._lines.values()),
+            waiting=sum(lines.waiting() for lines in self._lines.values()),
             running=len(self._leased),
         )
 
@@ -140,8 +142,9 @@ class Queue:
         leased, self._leased = self._leased, []
         await self._takeover.take(leased)
         self.opened.set()
-        for line in list(self._lines.values()):
-            self._offer(line)
+        for lines in list(self._lines.values()):
+            for line in lines.all():
+                self._offer(line)
         await self.retention.run()
 
     async def close(self) -> None:
@@ -159,7 +162,9 @@ class Queue:
     @property
     def is_busy(self) -> bool:
         """Whether anything waits or runs."""
-        return bool(len(self._runs) or self._delayed or any(line.waiting() for line in self._lines.values()))
+        return bool(
+            len(self._runs) or self._delayed or any(lines.waiting() for lines in self._lines.values())
+        )
 
     # Submitting
 
@@ -188,13 +193,15 @@ class Queue:
 
     async def _submit(self, submission: Submission) -> Accepted:
         key = submission.route.key
-        if self._dispatch.find(key.encode()) is None:
+        route = self._dispatch.find(key.encode())
+        if route is None:
             raise unknown_app(submission.route.info.alias)
-        line = self._line(key)
-        if line.waiting() + self._pending[key] >= DEPTH_LIMIT:
+        lines = self._of(key)
+        if lines.waiting() + self._pending[key] >= DEPTH_LIMIT:
             raise Refusal(429, "Too many requests wait for this app", None, ((b"retry-after", b"10"),))
-        row, body = new_request(submission, next(self._numbers), self._ids.next())
-        door = self._door_at_once(line, submission)
+        way = route.of(submission.sticky)
+        row, body = new_request(submission, next(self._numbers), self._ids.next(), way.branched_to)
+        door = self._door_at_once(way, submission.hint)
         self._pending[key] += 1
         claimed = None
         try:
@@ -204,18 +211,24 @@ class Queue:
             if door is not None and claimed is None:
                 self._dispatch.release(door)
         if stored is not row:
-            position = line.position(stored.id, is_low=stored.lane == LOW)
-            return Accepted(stored.request_id, position, is_new=False)
+            return self._accepted(stored, self._position(stored), is_new=False)
         if row.start_deadline is not None:
             self._alarms.add(row.id, row.start_deadline)
         if claimed is not None and door is not None:
-            line.running += 1
+            lines.running += 1
             self._runs.start_claimed(claimed, body, door)
-            return Accepted(row.request_id, 0)
+            return self._accepted(row, 0)
+        # The split may have ended while the row was written.
+        line = self._line(key, row.branch)
         line.join(row.id, is_low=submission.is_low, hint=row.hint)
-        position = line.position(row.id, is_low=submission.is_low)
+        position = self._position(row)
         self._offer(line)
-        return Accepted(row.request_id, position)
+        return self._accepted(row, position)
+
+    def _accepted(self, row: Request, position: int, *, is_new: bool = True) -> Accepted:
+        route = self._dispatch.find(row.app.encode())
+        revision = None if route is None else route.way(row.branch).info.revision
+        return Accepted(row.request_id, position, is_new, revision)
 
     async def _store_new(
         self, row: Request, body: bytes | None, door: Door | None
@@ -232,12 +245,11 @@ class Queue:
         except LimitError as error:
             raise no_room(error) from error
 
-    def _door_at_once(self, line: Line, submission: Submission) -> Door | None:
+    def _door_at_once(self, way: Route, hint: str | None) -> Door | None:
         """Take a free slot for a request that nobody stands before: it is accepted and leased by one commit."""
-        if line.waiting() or not self.opened.is_set():
+        if self._line(way.key, way.branched_to).waiting() or not self.opened.is_set():
             return None
-        hint = submission.hint
-        return submission.route.lane.take(None if hint is None else hint.encode("latin-1", "replace"))
+        return way.lane.take(None if hint is None else hint.encode("latin-1", "replace"))
 
     # Asking
 
@@ -270,20 +282,19 @@ class Queue:
                     yield view
                 if view.phase is Phase.COMPLETED:
                     return
-                await self._wait(row, watched)
+                await self._wait(row, watched, view.position)
         finally:
             self._watch.leave(request_id, watched)
             if tail is not None:
                 await tail.close()
 
-    async def _wait(self, row: Request, watched: Bell) -> None:
-        """Wait for a change of the request, or of its position."""
-        line = self._line(row.app)
+    async def _wait(self, row: Request, watched: Bell, position: int | None) -> None:
+        """Wait for a change of the request, or of the position that was told."""
         if row.state == RequestState.LEASED:
             await watched.wait()
             return
-        before = line.position(row.id, is_low=row.lane == LOW)
-        while line.position(row.id, is_low=row.lane == LOW) == before and not watched.is_rung:
+        while self._position(row) == position and not watched.is_rung:
+            line = self._line(row.app, row.branch)
             line.moved.clear()
             waits = [asyncio.ensure_future(watched.wait()), asyncio.ensure_future(line.moved.wait())]
             try:
@@ -351,9 +362,9 @@ class Queue:
 
     def size(self, owner: str, alias: str) -> QueueSize:
         """Return how much waits and runs."""
-        line = self._lines.get(f"{owner}/{alias}")
-        normal, low = line.counts() if line is not None else (0, 0)
-        return QueueSize(normal, low, line.running if line is not None else 0)
+        lines = self._lines.get(f"{owner}/{alias}")
+        normal, low = lines.counts() if lines is not None else (0, 0)
+        return QueueSize(normal, low, lines.running if lines is not None else 0)
 
     async def waiting(
         self, owner: str, alias: str, *, by_user: bool = False
@@ -379,8 +390,8 @@ class Queue:
         return cancelled
 
     def _waiting(self, app: str) -> list[int]:
-        line = self._lines.get(app)
-        return (line.numbers() if line is not None else []) + [
+        lines = self._lines.get(app)
+        return (lines.numbers() if lines is not None else []) + [
             one.id for one in self._delayed.values() if one.app == app
         ]
 
@@ -395,7 +406,7 @@ class Queue:
         phase, position, inference_s = Phase.IN_PROGRESS, None, None
         if row.state in (RequestState.QUEUED, RequestState.DELAYED):
             phase, logs = Phase.IN_QUEUE, None
-            position = self._line(row.app).position(row.id, is_low=row.lane == LOW)
+            position = self._position(row)
         elif row.state == RequestState.DONE:
             phase = Phase.COMPLETED
             if row.runner is not None and row.started_at is not None and row.ended_at is not None:
@@ -428,9 +439,8 @@ class Queue:
         """Make memory follow a row that was committed, and do what the row wants now."""
         before, after = change.before, change.after
         news = wanted(after) - wanted(before)
-        line = self._line(after.app)
         if before.state == RequestState.QUEUED and after.state == RequestState.DONE:
-            line.leave(after.id)
+            self._line(after.app, after.branch).leave(after.id)
         if after.state == RequestState.DELAYED:
             self._delay(_live_of(after))
         else:
@@ -447,15 +457,15 @@ class Queue:
         self._watch.ring(row)
 
     def _attached(self, app: str) -> None:
-        self._line(app).running += 1
+        self._of(app).running += 1
 
     def _ended(self, app: str) -> None:
-        line = self._lines.get(app)
-        if line is not None:
-            line.running -= 1
+        lines = self._lines.get(app)
+        if lines is not None:
+            lines.running -= 1
 
     def _start(self, key: str, id: int, door: Door) -> None:
-        self._line(key).running += 1
+        self._of(key).running += 1
         self._runs.start(key, id, door)
 
     def _place(self, one: LiveRequest) -> None:
@@ -478,19 +488,29 @@ class Queue:
         if self._dispatch.find(one.app.encode()) is None:
             self._spawn(self._drop_all([one.id]), "drop")
             return
-        line = self._line(one.app)
+        line = self._line(one.app, one.branch)
         line.join(one.id, is_low=one.lane == LOW, hint=one.hint)
         self._offer(line)
 
     def _offer(self, line: Line) -> None:
         if self.opened.is_set() and line.waiting():
-            self._dispatch.offer(line.key, line)
+            self._dispatch.offer(line.key, line, line.branch)
 
-    def _line(self, key: str) -> Line:
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = Line(key, self._start)
-        return line
+    def _of(self, app: str) -> Lines:
+        lines = self._lines.get(app)
+        if lines is None:
+            lines = self._lines[app] = Lines(app, self._start)
+        return lines
+
+    def _line(self, app: str, branch: str | None) -> Line:
+        """Return where who was given to a branch stands: in its line while it is there, else in the alias's."""
+        if branch is not None:
+            route = self._dispatch.find(app.encode())
+            branch = None if route is None else route.way(branch).branched_to
+        return self._of(app).of(branch)
+
+    def _position(self, row: Request) -> int:
+        return self._line(row.app, row.branch).position(row.id, is_low=row.lane == LOW)
 
     def _rang(self, due: list[tuple[int, int]]) -> None:
         self._spawn(self._tick(due), "tick")
@@ -500,9 +520,14 @@ class Queue:
         for id, at in due:
             await self._apply(id, Tick(short), at=at)
 
+    def _app_rejoined(self, key: str) -> None:
+        lines = self._lines.get(key)
+        if lines is not None:
+            self._offer(lines.rejoin())
+
     def _app_dropped(self, key: str) -> None:
-        line = self._lines.pop(key, None)
-        ids = [] if line is None else list(line.drain())
+        lines = self._lines.pop(key, None)
+        ids = [] if lines is None else list(lines.rejoin().drain())
         ids += [one.id for one in self._delayed.values() if one.app == key]
         if ids:
             self._spawn(self._drop_all(ids), "drop")
@@ -531,7 +556,15 @@ def _load(reader: Reader) -> tuple[int, list[LiveRequest]]:
 
 def _live_of(row: Request) -> LiveRequest:
     return LiveRequest(
-        row.id, row.app, row.lane, row.state, row.not_before, row.start_deadline, row.hint, row.submitted_at
+        row.id,
+        row.app,
+        row.lane,
+        row.state,
+        row.not_before,
+        row.start_deadline,
+        row.hint,
+        row.submitted_at,
+        row.branch,
     )
 
 

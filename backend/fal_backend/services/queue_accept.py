@@ -43,7 +43,9 @@ _NOT_KEPT = frozenset(
 )
 
 
-def new_request(submission: Submission, id: int, request_id: str) -> tuple[Request, bytes | None]:
+def new_request(
+    submission: Submission, id: int, request_id: str, branch: str | None
+) -> tuple[Request, bytes | None]:
     """Return the row of a submission, and its body where that goes into the store."""
     info, now = submission.route.info, rows.now_us()
     body = submission.body if isinstance(submission.body, bytes) else None
@@ -80,6 +82,7 @@ def new_request(submission: Submission, id: int, request_id: str) -> tuple[Reque
         webhook=submission.webhook,
         idempotency=idempotency,
         input_hash=input_hash,
+        branch=branch,
     )
     return row, body
 

@@ -45,12 +45,12 @@ class QueueControl:
         is_asked = row.reason is not None and row.reason not in CRASHES | {"lost", "connection_broken"}
         return row.reason or "the runner disconnected", is_asked
 
-    def policy(self, app: str) -> RetryPolicy:
-        """Return what an App says about repeating its requests."""
+    def policy(self, app: str, branch: str | None) -> RetryPolicy:
+        """Return what an App says about repeating its requests, or those that go to the branch of a split."""
         route = self._dispatch.find(app.encode())
         if route is None:
             return _NO_POLICY
-        revision = route.info.revision
+        revision = route.way(branch).info.revision
         found = self._policies.get(revision)
         if found is None:
             spec = self._fleet.spec(revision)

@@ -15,17 +15,20 @@ from collections.abc import Callable, Iterator
 from fal_backend.domain.waiting import Waiting
 from fal_backend.services.lanes import Door
 
-__all__ = ["Alarms", "Line"]
+__all__ = ["Alarms", "Line", "Lines"]
 
 _MARK_S = 0.1
 
 
 class Line:
-    """The requests of one app that could start now; a `lanes.Feed`."""
+    """The requests of one app that could start now on one revision; a `lanes.Feed`."""
 
-    def __init__(self, key: str, on_start: Callable[[str, int, Door], None]) -> None:
+    def __init__(
+        self, key: str, on_start: Callable[[str, int, Door], None], branch: str | None = None
+    ) -> None:
         self.key = key
-        self.running = 0
+        self.branch = branch
+        """The revision that a split gave them to; None: they go with the alias."""
         self.moved = asyncio.Event()
         """Set at each start; whoever waits for it clears it."""
         self._on_start = on_start
@@ -63,6 +66,16 @@ class Line:
     def numbers(self) -> list[int]:
         """Return who waits."""
         return [*self._waiting.normal, *self._waiting.low]
+
+    def absorb(self, other: Line) -> None:
+        """Take over all who wait in another line; everybody stands in the order of acceptance."""
+        self._hints.update(other._hints)
+        for lane, is_low in ((other._waiting.normal, False), (other._waiting.low, True)):
+            for id in lane:
+                self._waiting.join(id, is_low=is_low)
+        self._marks = deque(heapq.merge(self._marks, other._marks))
+        self.moved.set()
+        other.moved.set()
 
     def drain(self) -> Iterator[int]:
         """Take out everybody."""
@@ -102,6 +115,51 @@ class Line:
             self._marks.clear()
         self.moved.set()
         self._on_start(self.key, id, door)
+
+
+class Lines:
+    """All who wait for one app: those that go with its alias, and those that a split gave to its branch."""
+
+    def __init__(self, key: str, on_start: Callable[[str, int, Door], None]) -> None:
+        self.running = 0
+        self._on_start = on_start
+        self._main = Line(key, on_start)
+        self._branch: Line | None = None
+
+    def of(self, branch: str | None) -> Line:
+        """Return the line of the alias, or of the one branch that there is."""
+        if branch is None:
+            return self._main
+        if self._branch is None:
+            self._branch = Line(self._main.key, self._on_start, branch)
+        assert self._branch.branch == branch, (
+            "a split that ends lets its branch rejoin before another one begins"
+        )
+        return self._branch
+
+    def rejoin(self) -> Line:
+        """Let those of the branch stand in the alias's line again, and return it."""
+        branch, self._branch = self._branch, None
+        if branch is not None:
+            self._main.absorb(branch)
+        return self._main
+
+    def all(self) -> list[Line]:
+        """Return every line that there is."""
+        return [self._main] if self._branch is None else [self._main, self._branch]
+
+    def waiting(self) -> int:
+        """Return how many wait."""
+        return sum(line.waiting() for line in self.all())
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many wait in the normal and the low lane."""
+        counts = [line.counts() for line in self.all()]
+        return sum(normal for normal, _ in counts), sum(low for _, low in counts)
+
+    def numbers(self) -> list[int]:
+        """Return who waits."""
+        return [number for line in self.all() for number in line.numbers()]
 
 
 class Alarms:

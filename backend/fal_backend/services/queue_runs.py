@@ -86,7 +86,7 @@ class Control(Protocol):
         """Return the runners that live."""
         ...
 
-    def policy(self, app: str) -> RetryPolicy: ...
+    def policy(self, app: str, branch: str | None) -> RetryPolicy: ...
 
 
 class _Live:
@@ -320,7 +320,7 @@ class Runs:
     # What it means
 
     def _answered(self, row: Request, reply: Reply) -> _Verdict:
-        policy = self._control.policy(row.app)
+        policy = self._control.policy(row.app, row.branch)
         judged = queued_verdict(
             reply.status,
             stop_runner=reply.stop_runner,
@@ -345,7 +345,7 @@ class Runs:
         )
 
     def _failed(self, row: Request, failure: Failure, reason: str, *, is_asked: bool = False) -> _Verdict:
-        policy = self._control.policy(row.app)
+        policy = self._control.policy(row.app, row.branch)
         judged = queued_failure(failure, skip=policy.skip, no_retry=bool(row.no_retry))
         refusal, _ = refusal_of(failure)
         outcome = Outcome(refusal.status, refusal.error_type, refusal.detail)

@@ -56,6 +56,8 @@ class Submission:
     webhook: str | None = None
     caller: str | None = None
     """Account of the key, None for a public app's caller without one."""
+    sticky: str = ""
+    """What tells one caller from another where callers are split: key or address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Accepted:
     position: int
     is_new: bool = True
     """False: the same `Idempotency-Key` and body came before."""
+    revision: str | None = None
+    """Where it goes as things stand; None: its app is just going."""
 
 
 class Phase(StrEnum):

@@ -81,7 +81,16 @@ class Route:
             return self
         return self.branch if crc32(f"{self.key} {caller}".encode()) % _MARKS < self.bar else self
 
+    def way(self, branch: str | None) -> Route:
+        """Return the way of who was given to the branch with this revision: it while it is there, else the alias's own."""
+        found = self.branch
+        return found if found is not None and found.info.revision == branch else self
+
     def instead_of(self, way: Route) -> Route:
-        """Return which of these ways one who was on another way of the alias takes: the branch if it was that."""
-        is_same = self.branch is not None and self.branch.info.revision == way.info.revision
-        return self.branch if way.is_branch and is_same and self.branch is not None else self
+        """Return which of these ways one who was on another way of the alias takes."""
+        return self.way(way.branched_to)
+
+    @property
+    def branched_to(self) -> str | None:
+        """The revision, where this is the way of a branch."""
+        return self.info.revision if self.is_branch else None

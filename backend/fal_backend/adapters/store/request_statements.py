@@ -37,6 +37,7 @@ FRESH = (
     "webhook",
     "idempotency",
     "input_hash",
+    "branch",
 )
 """What a request has when it is accepted; all else is empty, or nought."""
 
@@ -110,7 +111,17 @@ class RequestStatements:
         )
         # Read at each start, for every app at once: the columns of `ports.LiveRequest`.
         self.live = compile(
-            select(c.id, c.app, c.lane, c.state, c.not_before, c.start_deadline, c.hint, c.submitted_at)
+            select(
+                c.id,
+                c.app,
+                c.lane,
+                c.state,
+                c.not_before,
+                c.start_deadline,
+                c.hint,
+                c.submitted_at,
+                c.branch,
+            )
             .where(c.ended_at.is_(None))
             .order_by(c.app, c.lane, c.id)
         )
