@@ -54,6 +54,10 @@ class World:
     """Of each runner that the backend believes to live."""
     running: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Orders of the runners that hosts have."""
+    is_real: bool = False
+    """Devices are there to be looked at: one is free once nothing uses it any more."""
+    used: set[tuple[str, str]] = field(default_factory=set)
+    """(device, runner) of those whose process has ended and has not let go of it."""
     is_careless: bool = False
     """Takes a lost runner for an ended one: what the host's lock is there for."""
     refused: int = 0
@@ -69,6 +73,10 @@ class World:
             if self.dice.random() < 0.5:
                 self.make_room(need)
             return
+        held = {(row.device, row.runner) for row in self.leases.values() if row.state == LeaseState.HELD}
+        left = {row.device for row in self.leases.values() if row.state != LeaseState.HELD}
+        assert not left & set(found.devices), "nobody gets what is not known to be free"
+        assert not {device for device, _ in self.used - held} & set(found.devices), "nor what is still in use"
         for row in leases_of(found, runner, epoch=1, now=self.now):
             assert row.id not in self.leases
             self.leases[row.id] = row
@@ -108,7 +116,9 @@ class World:
         if not self.running:
             return
         runner = self.dice.choice(sorted(self.running))
-        del self.running[runner]
+        order = self.running.pop(runner)
+        if self.is_real and self.dice.random() < 0.3:
+            self.used |= {(device, runner) for device in order["devices"]}
         for _ in range(self.dice.choice((0, 1, 2))):
             self.needs.pop(runner, None)
             self.release(runner, is_seen=True)
@@ -122,7 +132,9 @@ class World:
 
     def release(self, runner: str, *, is_seen: bool) -> None:
         for row in [row for row in self.leases.values() if row.runner == runner]:
-            after = machine.gone(row, self.now, is_real=False) if is_seen else machine.lost(row, self.now)
+            after = (
+                machine.gone(row, self.now, is_real=self.is_real) if is_seen else machine.lost(row, self.now)
+            )
             if after is None:
                 del self.leases[row.id]
             else:
@@ -143,8 +155,21 @@ class World:
                     continue
                 self.needs.pop(row.runner)
                 self.release(row.runner, is_seen=True)
-            elif row.id in self.leases and machine.freed(self.leases[row.id], is_real=False) is None:
+            elif row.id in self.leases and machine.freed(self.leases[row.id], is_real=self.is_real) is None:
                 del self.leases[row.id]
+
+    def probe(self) -> None:
+        """Devices without a runner are looked at, some of them twice."""
+        self.used = {one for one in sorted(self.used) if self.dice.random() < 0.8}
+        for row in [row for row in self.leases.values() if row.device]:
+            for _ in range(self.dice.choice((0, 1, 2))):
+                is_used = row.runner in self.running or (row.device, row.runner) in self.used
+                seen = machine.Probed(0, 0, own=(1,) if is_used else ())
+                after = machine.probe(self.leases.get(row.id, row), seen, self.now)
+                if after is not None:
+                    self.leases[row.id] = after
+                else:
+                    self.leases.pop(row.id, None)
 
     def make_room(self, need: Need) -> None:
         rows = list(self.leases.values())
@@ -157,10 +182,9 @@ class World:
         check(self.nodes, [*self.leases.values(), *kept])
 
     def step(self) -> None:
-        self.now += 1
-        act = self.dice.choices(
-            [self.start, self.end, self.lose, self.hello, self.again], weights=[5, 3, 1, 2, 1]
-        )[0]
+        self.now += self.dice.choice((1, 10, 100)) * 1_000_000
+        acts = [self.start, self.end, self.lose, self.hello, self.again, self.probe]
+        act = self.dice.choices(acts, weights=[5, 3, 1, 2, 1, 2 * self.is_real])[0]
         act()
         check(self.nodes, self.leases.values())
         self.check_running()
@@ -169,6 +193,27 @@ class World:
         """An order that was lost is wanted again, one that was not is doubled."""
         if self.needs:
             self.order(self.dice.choice(sorted(self.needs)))
+
+    def come_to_an_end(self) -> None:
+        """Everybody's word arrives, and processes let go: nothing stays leased without a runner."""
+        self.needs.clear()
+        self.running.clear()
+        self.used.clear()
+        for runner in {row.runner for row in self.leases.values()}:
+            self.release(runner, is_seen=True)
+        for row in list(self.leases.values()):
+            if machine.freed(row, is_real=self.is_real) is None:
+                del self.leases[row.id]
+        for _ in range(2):
+            # One that was cordoned is looked at until it has been clean for minutes.
+            self.now += 400 * 1_000_000
+            for row in list(self.leases.values()):
+                after = machine.probe(row, machine.Probed(0, 0), self.now)
+                if after is None:
+                    del self.leases[row.id]
+                else:
+                    self.leases[row.id] = after
+        assert not self.leases
 
     def check_running(self) -> None:
         taken: dict[str, int] = {}
@@ -194,8 +239,9 @@ def check(nodes: list[NodeView], leases: Any) -> None:
         assert sum(row.memory_mb for row in rows if row.node == node.name) <= node.memory_mb
     for runner, held in by_runner.items():
         assert len({row.node for row in held}) == 1, "all on one node"
-        assert len({row.state for row in held}) == 1
-        assert runner.startswith("reserved") or sum(not row.device for row in held) == 1
+        if any(row.state == LeaseState.HELD for row in held):
+            assert len({row.state for row in held}) == 1, "held as a whole"
+            assert runner.startswith("reserved") or sum(not row.device for row in held) == 1
 
 
 def world(seed: int) -> World:
@@ -209,7 +255,7 @@ def world(seed: int) -> World:
         )
         region = dice.choice(("eu", "us-east"))
         nodes.append(NodeView(f"n{number}", region, 8, dice.choice((2048, 4096, 16384)), devices))
-    return World(dice, nodes)
+    return World(dice, nodes, is_real=dice.random() < 0.5)
 
 
 def live_through(seed: int, steps: int = 40, *, is_careless: bool = False) -> World:
@@ -217,22 +263,12 @@ def live_through(seed: int, steps: int = 40, *, is_careless: bool = False) -> Wo
     one.is_careless = is_careless
     for _ in range(steps):
         one.step()
-    whole = {need.num_gpus for need in one.needs.values()}
-    assert whole is not None
     for runner, need in one.needs.items():
         held = [row for row in one.leases.values() if row.runner == runner and row.device]
         if held and need.num_gpus is not None and need.num_gpus >= 1:
             assert len(held) == need.num_gpus, "all of what was asked for, or nothing"
             assert {row.share for row in held} == {WHOLE}
-    # In the end everybody's word arrives: nothing stays leased without a runner.
-    one.needs.clear()
-    one.running.clear()
-    for runner in {row.runner for row in one.leases.values()}:
-        one.release(runner, is_seen=True)
-    for row in list(one.leases.values()):
-        if machine.freed(row, is_real=False) is None:
-            del one.leases[row.id]
-    assert not one.leases
+    one.come_to_an_end()
     return one
 
 
@@ -245,10 +281,9 @@ def test_the_hosts_lock_holds_where_the_backend_errs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_no_gpu_is_leased_twice_in_ten_thousand_histories() -> None:
-    for seed in range(10_000):
-        live_through(seed)
+@pytest.mark.parametrize("first", range(0, 10_000, 1_000))
+def test_no_gpu_is_leased_twice_in_ten_thousand_histories(first: int) -> None:
+    assert not sum(live_through(seed).refused for seed in range(first, first + 1_000))
 
 
 def test_a_host_refuses_a_start_that_collides() -> None:
