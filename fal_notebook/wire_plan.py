@@ -143,3 +143,5 @@ class DeployPlan(Wire):
     keep_alive_s: int = 0
     idle_price_per_hour: float = 0.0
     """In the price table's currency; 0 where no price is set."""
+    lacking: str | None = None
+    """What no node has; calls wait for it, and a rolling deployment without runners of before fails at once."""

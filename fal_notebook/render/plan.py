@@ -8,10 +8,15 @@ from fal_notebook.commands.results import Planned
 from fal_notebook.render.html import table as html_table
 from fal_notebook.render.text import table as text_table
 from fal_notebook.render.words import age, count, seconds, short, size
+from fal_notebook.wire import Strategy
 from fal_notebook.wire_plan import DeployPlan, PlannedCapture
 
 __all__ = ["html", "text"]
 
+_LACKING = {
+    Strategy.ROLLING: "A rolling deployment fails; with `--strategy recreate` calls wait for it.",
+    Strategy.RECREATE: "Calls wait for it.",
+}
 _TRIGGERS = {"flag": "--check", "env": "FAL_DEPLOY_CHECK", "admin": "the organisation's policy"}
 
 
@@ -85,6 +90,8 @@ def _facts(planned: Planned) -> list[tuple[str, str]]:
     if plan.captures:
         facts.append(("Captured", "; ".join(_capture(one) for one in plan.captures)))
     facts.append(("Idle cost", _idle(plan)))
+    if plan.lacking is not None:
+        facts.append(("No room", f"{plan.lacking} {_LACKING[plan.strategy]}"))
     return facts
 
 

@@ -123,8 +123,8 @@ def known(wanted: Sequence[str], catalogue: Sequence[MachineType]) -> list[Machi
         if name not in by_name:
             near = difflib.get_close_matches(name.upper(), by_name, n=1, cutoff=0.4)
             raise MachineError(
-                f'There is no machine type "{name}".',
-                fix=f'Did you mean "{near[0]}"?' if near else f"Known types: {', '.join(by_name)}.",
+                f"There is no machine type `{name}`.",
+                fix=(f"Did you mean `{near[0]}`? " if near else "") + f"Known types: {', '.join(by_name)}.",
                 details={"asked": name, "nearest": near[0] if near else None, "known": list(by_name)},
             )
     return [by_name[name] for name in wanted]

@@ -43,6 +43,7 @@ from fal_backend.domain.revision import (
     is_same,
 )
 from fal_backend.ports import Blobs, Builder, BuildSpec, OpClass, Store
+from fal_backend.services.bundles import keep
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import image_row
 from fal_backend.services.ledger import AppKey, Draft, Ledger
@@ -107,6 +108,8 @@ class _Plan:
     build: BuildSpec
     bundle: str
     annotations_json: str | None
+    may_wait: bool
+    """It may succeed before any runner has a place, or is only shown."""
 
     @property
     def key(self) -> AppKey:
@@ -188,11 +191,15 @@ class Deploy:
 
         Raises: as `deploy`.
         """
-        plan = self._plan(request, account, author)
+        plan = self._plan(request, account, author, is_shown=True)
         await self._check_leak(request.manifest, account)
         alias = self._ledger.alias(plan.key)
         current = self._ledger.get(Revision, alias.revision) if alias is not None else None
         return self._judge(plan, alias, current, _now(), self._ledger.open_of_app(plan.key))
+
+    def lacking(self, found: Forecast) -> str | None:
+        """Return what no node has of what a forecast revision needs."""
+        return self._nodes.lacking(found.request.spec, found.scale)
 
     async def deploy(
         self, request: DeployRequest, account: str, author: Author = NOBODY, *, mark: str | None = None
@@ -213,7 +220,7 @@ class Deploy:
         await self._check_leak(request.manifest, account)
         manifest_json = request.manifest.model_dump_json()
         bundle = Bundle(plan.bundle, account, request.manifest.payload_sha256, manifest_json, _now())
-        await self._store.write(lambda tx: tx.put(bundle), OpClass.ACCEPT)
+        await self._store.write(lambda tx: keep(tx, bundle), OpClass.ACCEPT)
         outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan, mark))
         row = self._ledger.get(Deployment, outcome.deployment.id) or outcome.deployment
         if outcome.changed:
@@ -260,7 +267,7 @@ class Deploy:
         return revision
 
     # ---- checks --------------------------------------------------------------------------------------------
-    def _plan(self, request: DeployRequest, account: str, author: Author) -> _Plan:
+    def _plan(self, request: DeployRequest, account: str, author: Author, *, is_shown: bool = False) -> _Plan:
         spec, manifest = request.spec, request.manifest
         if not spec.endpoints:
             raise AppError(
@@ -273,13 +280,14 @@ class Deploy:
         if request.ephemeral:
             name = dev_alias(name, request.dev_suffix or secrets.token_hex(3))
         app = full_alias(name, self._checked_environment(account, request.environment))
-        self._nodes.check(spec, may_wait=_may_wait(request))
+        may_wait = is_shown or (request.strategy == Strategy.RECREATE and not request.ephemeral)
+        self._nodes.check(spec, may_wait=may_wait)
         _check_detach(request)
         annotations_json = checked_annotations(request.annotations)
         build = self._builder.plan(spec.requirements, spec.python_version, manifest.versions)
         self._check_blobs(manifest)
         bundle = _bundle_id(account, manifest)
-        return _Plan(request, account, author, app, session, build, bundle, annotations_json)
+        return _Plan(request, account, author, app, session, build, bundle, annotations_json, may_wait)
 
     def _checked_environment(self, account: str, name: str) -> str:
         if name != MAIN and self._ledger.get(Environment, f"{account}/{name}") is None:
@@ -355,7 +363,7 @@ class Deploy:
         )
         asked = effective_auth(request.auth, request.spec.app_auth, alias, ephemeral=request.ephemeral)
         auth = checked_mode(asked, self._ledger.need(Account, plan.account))
-        self._nodes.check(request.spec, scale, may_wait=_may_wait(request))
+        self._nodes.check(request.spec, scale, may_wait=plan.may_wait)
         revision = _revision(plan, auth, scale, now, self._stamps(plan))
         is_asked = request.force or request.no_cache or request.ephemeral
         is_moving = any(rollout.is_before_switch(row) for row in under_way)
@@ -439,11 +447,6 @@ def _bundle_id(account: str, manifest: BundleManifest) -> str:
         json.dumps(manifest.versions, sort_keys=True),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _may_wait(request: DeployRequest) -> bool:
-    """True when a deployment may succeed before any runner has a place."""
-    return request.strategy == Strategy.RECREATE and not request.ephemeral
 
 
 def _check_detach(request: DeployRequest) -> None:

@@ -27,6 +27,7 @@ from fal_backend.domain.placement import leases_of as leases_for
 from fal_backend.domain.records import Node, Runner, RunnerPhase
 from fal_backend.domain.records_machines import WHOLE, Lease, LeaseState
 from fal_backend.services.ledger import Draft, Ledger
+from fal_notebook.errors import MachineError
 from fal_notebook.wire import AppSpec, MachineType, ScaleSpec
 
 __all__ = ["NodeStatus", "Nodes", "node_view"]
@@ -131,6 +132,14 @@ class Nodes:
         check(need)
         if not may_wait:
             available(need, self.views, self._catalogue())
+
+    def lacking(self, spec: AppSpec, scale: ScaleSpec) -> str | None:
+        """Return what no node has of what an App needs, None when one has it all."""
+        try:
+            self.check(spec, scale)
+        except MachineError as error:
+            return error.message
+        return None
 
     # ---- what hosts say ------------------------------------------------------------------------------------
     def hear(self, draft: Draft, name: str, boot_id: str, inventory: dict[str, Any]) -> int:

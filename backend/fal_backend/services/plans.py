@@ -152,6 +152,7 @@ class Plans:
             idle_machine=machine,
             keep_alive_s=found.scale.keep_alive or 0,
             idle_price_per_hour=runners * 3600 * self._prices.get(machine, 0.0),
+            lacking=self._deploy.lacking(found),
         )
 
     async def _manifest(self, current: Revision | None) -> BundleManifest | None:

@@ -184,6 +184,7 @@ export interface DeployPlan {
   idle_machine: string;
   keep_alive_s: number;
   idle_price_per_hour: number;
+  lacking: string | null;
 }
 
 /** Body of `POST /api/v1/deployments`; blobs named here were uploaded before. */
