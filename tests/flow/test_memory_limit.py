@@ -56,7 +56,7 @@ def test_a_call_that_needs_more_than_the_machine_has_ends_its_runner_and_the_nex
 
     def ended() -> dict[str, object] | None:
         rows = backend.api("GET", "/runners?app=hungry").json()["runners"]
-        return next((r for r in rows if r["runner_id"] == before["runner_id"] and r["reason"]), None)
+        return next((r for r in rows if r["runner_id"] == before["runner_id"] and r["ended_at"]), None)
 
     row = wait_for("its end", ended)
     assert row["reason"] == "oom"
@@ -67,7 +67,7 @@ def test_a_call_that_needs_more_than_the_machine_has_ends_its_runner_and_the_nex
     # The kernel holds it to the limit where there are cgroups; the host sees more than the limit elsewhere.
     assert error["details"]["peak_mb"] >= 500
     assert "XS has 512 MB" in error["message"]
-    assert "machine_type" in error["fix"]
+    assert '`machine_type = "S"` has 1 GB' in error["fix"]
     assert backend.call("hungry", {}).status_code == 200
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from fal_backend.domain.records import Runner, RunnerPhase
 from fal_backend.domain.runner import OUT_OF_MEMORY
 from fal_backend.ports import HostExited
 from fal_notebook.errors import FalError, MachineError, RunnerError
-from fal_notebook.wire import AppSpec
+from fal_notebook.wire import AppSpec, MachineType
 
 __all__ = ["ending", "no_runner"]
 
 _LINES = 50
 
 
-def ending(row: Runner, news: HostExited, spec: AppSpec) -> tuple[str, str]:
-    """Return the reason of an end and its error as JSON."""
+def ending(
+    row: Runner, news: HostExited, spec: AppSpec, machines: Iterable[MachineType] = ()
+) -> tuple[str, str]:
+    """Return the reason of an end and its error as JSON; machines: those that it could run on instead."""
     reason = _reason(row, news)
     if news.error is not None and (reason != "startup_timeout" or news.reason == reason):
         body = dict(news.error)
         details = dict(body.get("details") or {})
+        if reason == OUT_OF_MEMORY:
+            body["fix"] = _roomier(int(details.get("limit_mb") or 0), machines) or body.get("fix")
     else:
         error = _error(row, news, reason, spec)
         body, details = error.to_dict(), dict(error.details)
@@ -50,6 +55,16 @@ def no_runner(startup_s: float, class_name: str, short: str | None = None) -> st
             code="runner.startup_timeout",
         )
     )
+
+
+def _roomier(limit_mb: int, machines: Iterable[MachineType]) -> str | None:
+    """Return what to do about a limit that was too small: the smallest type with twice the memory."""
+    found = [one for one in machines if one.available and not one.gpus and one.memory_mb >= 2 * limit_mb]
+    if not found or not limit_mb:
+        return None
+    best = min(found, key=lambda one: one.memory_mb)
+    size = f"{best.memory_mb / 1024:g} GB"
+    return f'Choose a larger machine: `machine_type = "{best.name}"` has {size}; `fal-nb machines list` shows all.'
 
 
 def _reason(row: Runner, news: HostExited) -> str:

@@ -125,7 +125,8 @@ class News:
         row = draft.get(Runner, news.runner_id)
         if row is None or row.phase not in machine.LIVE:
             return machine.Exited("exited", news.at)
-        reason, error_json = ending(row, news, self._fleet.spec(row.revision))
+        others = self._nodes.types() if news.reason == machine.OUT_OF_MEMORY else ()
+        reason, error_json = ending(row, news, self._fleet.spec(row.revision), others)
         return machine.Exited(reason, news.at, error_json if reason in machine.CRASHES else None)
 
     def _lost(self, draft: Draft, news: HostLost) -> None:
