@@ -31,6 +31,8 @@ def _backend(argv: Sequence[str]) -> int:
     gc.disable()
     # structlog draws with rich where it finds it; our lines are plain, and a start need not wait for that.
     sys.modules["rich"] = None  # type: ignore[assignment]
+    # FastAPI asks of each type whether it is one of pydantic 1, and does without where that is absent: none is.
+    sys.modules["pydantic.v1"] = None  # type: ignore[assignment]
     from fal_backend.nursery import rear
     from fal_backend.settings import Settings
     from fal_backend.wiring import run

@@ -44,6 +44,8 @@ def test_nothing_is_imported_after_ready() -> None:
         assert backend.call("echo", {}, key=False).status_code == 401
         assert backend.call("no-such-app", {}).status_code == 404
         assert httpx.get(f"{backend.url}/metrics").status_code == 200
+        document = httpx.get(f"{backend.url}/api/v1/openapi.json").json()
+        assert "/api/v1/deployments/{id}" in document["paths"]
         backend.logs("echo")
         backend.events()
         backend.cli_json("apps", "list")

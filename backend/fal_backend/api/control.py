@@ -18,8 +18,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pydantic.dataclasses  # noqa: F401 - `openapi.json` needs it; nothing is imported after ready
 from fastapi import Depends, FastAPI, Query, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fal_backend.api import problems
@@ -191,13 +193,13 @@ class Control:
             found = await self._catalog.deployment(id, who.account, self.base_url(request))
         return found
 
-    # ---- apps and runners ----------------------------------------------------------------------------------
-    async def apps(
     async def leave(self, id: str, request: Request, who: Who) -> Deployment:
         """Tell whoever waits for a deployment, such as a cell, that they need not; it goes on."""
         await self._deploy.leave(id, who.account)
         return await self._catalog.deployment(id, who.account, self.base_url(request))
 
+    # ---- apps and runners ----------------------------------------------------------------------------------
+    async def apps(
         self, request: Request, who: Who, ephemeral: bool = False, environment: str | None = None
     ) -> Response:
         """List apps, of one environment or of all; temporary ones if asked for."""
@@ -325,9 +327,9 @@ _ROUTES: tuple[tuple[str, str, str, int], ...] = (
     ("POST", "/deployments", "begin", 201),
     ("GET", "/deployments/{id}", "deployment", 200),
     ("POST", "/deployments/{id}/cancel", "cancel", 200),
+    ("POST", "/deployments/{id}/leave", "leave", 200),
     ("GET", "/apps", "apps", 200),
     ("GET", "/apps/{alias}", "app", 200),
-    ("POST", "/deployments/{id}/leave", "leave", 200),
     ("DELETE", "/apps/{alias}", "delete_app", 200),
     ("GET", "/runners", "runners", 200),
     ("GET", "/events", "events", 200),
@@ -344,7 +346,7 @@ def control_app(control: Control, *rooms: Callable[[FastAPI], None]) -> ASGIApp:
     app = FastAPI(
         title="fal-notebook control API",
         version="1",
-        openapi_url=f"{PREFIX}/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -355,9 +357,17 @@ def control_app(control: Control, *rooms: Callable[[FastAPI], None]) -> ASGIApp:
         app.add_api_route(PREFIX + path, handler, methods=[method], status_code=status, name=name)
     for room in rooms:
         room(app)
-    # Built now: the first answer would pay for it, and nothing may be imported after ready.
-    app.openapi()
+    app.add_route(f"{PREFIX}/openapi.json", _document, include_in_schema=False)
     return _BodyLimit(app)
+
+
+def _document(request: Request) -> JSONResponse:
+    """Answer the description of this API; Starlette runs this on a thread.
+
+    Built when it is asked for: it takes the better part of a second, which each start would wait for.
+    """
+    app: FastAPI = request.app
+    return JSONResponse(app.openapi())
 
 
 class _BodyLimit:
