@@ -60,6 +60,7 @@ def test_a_call_that_needs_more_than_the_machine_has_ends_its_runner_and_the_nex
 
     row = wait_for("its end", ended)
     assert row["reason"] == "oom"
+    assert row["sandbox"] == before["sandbox"] != ""
     found = [e["data"] for e in backend.events(subject=f"runner/{before['runner_id']}")]
     error = next(data["error"] for data in found if data.get("reason") == "oom")
     assert error["code"] == "runner.oom"

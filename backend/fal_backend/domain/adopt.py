@@ -67,7 +67,7 @@ def adopt(
 
 
 def _missed(now: Progress) -> list[Progress]:
-    before = Progress("setup", now.at, now.pid, now.start_kind, now.start_reason)
+    before = Progress("setup", now.at, now.pid, now.start_kind, now.start_reason, now.tier)
     return [before, now] if now.state == RunnerPhase.READY else [now]
 
 

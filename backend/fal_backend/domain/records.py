@@ -315,6 +315,8 @@ class Runner:
     """Calls at once that it was started for; None: what its revision says."""
     replaced: int | None = None
     """1: another one was started in its place."""
+    tier: str | None = None
+    """Sandbox tier that it ran in, once it had a process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Progress:
     pid: int | None = None
     start_kind: str | None = None
     start_reason: str | None = None
+    tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ def _progress(row: Runner, event: Progress) -> Runner:
         pid=row.pid if event.pid is None else event.pid,
         start_kind=row.start_kind or event.start_kind,
         start_reason=row.start_reason or event.start_reason,
+        tier=row.tier or event.tier,
     )
     if row.phase in _UP and _ORDER[RunnerPhase(event.state)] > _ORDER[RunnerPhase(row.phase)]:
         if event.state == RunnerPhase.READY:

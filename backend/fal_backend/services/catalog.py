@@ -230,15 +230,10 @@ class Catalog:
                     inflight=mine.inflight if mine is not None else 0,
                     is_backing_off=row.error_json is not None and self._capacity.is_backing_off(row),
                     expires_s=self._capacity.expires_s(row, load),
-                    tier=self._tier(row),
                     stale=self.stale_of(row) if row.phase != RunnerPhase.GONE else [],
                 )
             )
         return views
-
-    def _tier(self, row: Runner) -> str:
-        address = self._fleet.address(row.id)
-        return address.tier if address is not None else ""
 
     # ---- parts ---------------------------------------------------------------------------------------------
     def _becoming(self, key: AppKey) -> Alias | None:

@@ -40,8 +40,6 @@ class Address:
 
     socket: str
     control: str
-    tier: str = "none"
-    """Sandbox tier that it runs in."""
 
 
 class Fleet:

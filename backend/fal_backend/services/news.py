@@ -137,8 +137,8 @@ class News:
 
     def _learn(self, news: HostState) -> None:
         if news.socket and news.control:
-            self._fleet.learn(news.runner_id, Address(news.socket, news.control, news.tier or "none"))
+            self._fleet.learn(news.runner_id, Address(news.socket, news.control))
 
 
 def _progress(news: HostState) -> machine.Progress:
-    return machine.Progress(news.state, news.at, news.pid, news.start_kind, news.start_reason)
+    return machine.Progress(news.state, news.at, news.pid, news.start_kind, news.start_reason, news.tier)

@@ -93,7 +93,6 @@ def runner_view(
     is_backing_off: bool = False,
     expires_s: float | None = None,
     stale: Sequence[str] = (),
-    tier: str = "",
 ) -> RunnerInfo:
     """Return a runner as `runners list` shows it."""
     end = row.ended_at or now
@@ -111,7 +110,7 @@ def runner_view(
         pid=row.pid,
         start_kind="fork" if row.start_kind == "fork" else "spawn" if row.start_kind else None,
         start_reason=row.start_reason,
-        sandbox=tier,
+        sandbox=row.tier or "",
         phases=_runner_phases(row),
         started_at=moment(row.created_at),
         ended_at=moment(row.ended_at) if row.ended_at else None,

@@ -69,7 +69,7 @@ __all__ = [
     "shape_of",
 ]
 
-SCHEMA_NUMBER = "0012"
+SCHEMA_NUMBER = "0013"
 """Name of the newest migration, kept in `alembic_version`."""
 
 LOOKUPS: dict[type[Any], tuple[tuple[str, ...], ...]] = {
