@@ -30,7 +30,10 @@ class DoctorArguments:
 
 def doctor(args: DoctorArguments, ctx: Context) -> Diagnosed:
     """Check everything; starts nothing and changes nothing."""
-    checks = [check(ctx) for check in (_python, _uv, _home, _profile, _backend, _sandbox, _gpus, _extension)]
+    checks = [
+        check(ctx)
+        for check in (_python, _uv, _home, _profile, _backend, _sandbox, _memory, _gpus, _extension)
+    ]
     return Diagnosed(tuple(checks))
 
 
@@ -115,6 +118,12 @@ def _sandbox(ctx: Context) -> Check:
         "Run only code that you trust."
         + (" The backend is not running, or root may not make mounts here." if is_root else ""),
     )
+
+
+def _memory(ctx: Context) -> Check:
+    held_by = sorted({node.memory_by for node in _nodes(ctx) if node.memory_by})
+    told = "; ".join(f"runners are held to their machine type's memory by {one}" for one in held_by)
+    return Check("memory", Verdict.OK, told or "not known: no backend runs")
 
 
 def _gpus(ctx: Context) -> Check:

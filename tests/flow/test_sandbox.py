@@ -97,3 +97,4 @@ def test_it_is_turned_off_by_a_flag_and_told_truthfully() -> None:
         checks = {one["name"]: one for one in made.cli_json("doctor")["checks"]}
         assert checks["sandbox"]["verdict"] == "warn"
         assert "tier none" in checks["sandbox"]["detail"]
+        assert "held to their machine type's memory by the " in checks["memory"]["detail"]
