@@ -358,8 +358,19 @@ class Bus(Protocol):
 class Blobs(Protocol):
     """Content-addressed files, never changed once there."""
 
-    def has(self, sha256: str) -> bool: ...
+    def has(self, sha256: str) -> bool:
+        """Return whether the blob is there; one that is asked for is young again."""
+        ...
+
     def path(self, sha256: str) -> Path: ...
+    async def old(self, age_s: float) -> list[str]:
+        """Return the blobs, and what uploads left unfinished, that nobody wrote or asked for since."""
+        ...
+
+    def drop_old(self, name: str, age_s: float) -> bool:
+        """Remove one of them unless it has become young, and return whether it went; blocks for one file."""
+        ...
+
     async def put(self, sha256: str, chunks: AsyncIterator[bytes], limit: int) -> int:
         """Store the stream under its hash and return its size.
 

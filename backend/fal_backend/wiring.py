@@ -76,6 +76,7 @@ from fal_backend.domain.records import Account, Alias, Request, Runner, RunnerPh
 from fal_backend.domain.webhook_guard import Allowed
 from fal_backend.services.accounts import Accounts, Tables
 from fal_backend.services.apps import Apps
+from fal_backend.services.bundles import BundleSweep
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Deploy
@@ -143,6 +144,7 @@ class _House:
     sessions: Sessions
     warmth: Warmth
     image_sweep: ImageSweep
+    bundle_sweep: BundleSweep
     idleness: Idleness
     streams: Streams
     files: Files
@@ -245,7 +247,8 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         dispatch=dispatch,
         kept=int(os.environ.get("FAL_NB_KEEP_REVISIONS", KEPT)),
     )
-    deploy.on_revision = revisions.note
+    bundle_sweep = BundleSweep(store, blobs)
+    deploy.on_revision, revisions.on_removed = revisions.note, bundle_sweep.ring
     apps = Apps(ledger=ledger, reconcile=reconcile, capacity=capacity, fleet=fleet, nodes=nodes)
     sessions = Sessions(ledger, reconcile, deploy)
     environments = Environments(ledger, reconcile, deploy)
@@ -406,6 +409,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         sessions,
         warmth,
         image_sweep,
+        bundle_sweep,
         idleness,
         streams,
         files,
@@ -491,6 +495,7 @@ async def _live(settings: Settings, house: _House, status: _Status) -> int:
         _task("devices", house.devices.run()),
         _task("warmth", house.warmth.run(house.adopted)),
         _task("images", house.image_sweep.run()),
+        _task("bundles", house.bundle_sweep.run()),
         _task("queue", house.queue.run(house.adopted)),
         _task("webhooks", house.webhooks.run()),
         _task("request log", house.request_log.run()),

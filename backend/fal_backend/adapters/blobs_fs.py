@@ -7,11 +7,13 @@ stream goes to the disk as it comes, in a thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -33,8 +35,12 @@ class BlobFolder:
         self._folder = places.blobs
 
     def has(self, sha256: str) -> bool:
-        """Return whether the blob is there."""
-        return self.path(sha256).is_file()
+        """Return whether the blob is there; one that is asked for is young again."""
+        try:
+            os.utime(self.path(sha256))
+        except FileNotFoundError:
+            return False
+        return True
 
     def path(self, sha256: str) -> Path:
         """Return where the blob is, or would be.
@@ -44,6 +50,30 @@ class BlobFolder:
         if not _SHA256.fullmatch(sha256):
             raise BundleError(f'"{sha256[:80]}" is not a sha256.', code="bundle.bad_hash")
         return self._folder / sha256[:2] / sha256
+
+    async def old(self, age_s: float) -> list[str]:
+        """Return the blobs, and what uploads left unfinished, that nobody wrote or asked for since."""
+        return await asyncio.to_thread(self._old, time.time() - age_s)
+
+    def _old(self, before: float) -> list[str]:
+        found: list[str] = []
+        for file in self._folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):  # an upload that has ended meanwhile
+                if file.stat().st_mtime < before:
+                    found.append(file.name)
+        return found
+
+    def drop_old(self, name: str, age_s: float) -> bool:
+        """Remove one of them unless it has become young, and return whether it went."""
+        # A dot before it: it was never finished.
+        path = self._folder / name.removeprefix(".")[:2] / name
+        try:
+            if path.stat().st_mtime >= time.time() - age_s:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     async def put(self, sha256: str, chunks: AsyncIterator[bytes], limit: int) -> int:
         """Store the stream under its hash and return its size; a blob that is there is left as it is.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fal_backend.domain.records_access import AuditEntry, Membership, Usage
+from fal_backend.domain.records_access import Account, ApiKey, AuditEntry, Membership, Usage
 from fal_backend.domain.records_machines import Lease
 from fal_backend.domain.records_secrets import DataKey, Environment, Secret
 
@@ -113,44 +113,6 @@ class WebhookState(StrEnum):
     DELIVERED = "delivered"
     DEAD = "dead"
     """No try is left, or none may be made; it can be asked for again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An owner of apps: a person, or a team of persons."""
-
-    id: str
-    nickname: str
-    created_at: int
-    version: int = 0
-    kind: str = "user"
-    """user, team."""
-    full_name: str | None = None
-    is_admin: int = 0
-    """It manages this backend."""
-    shared_enabled: int = 0
-    """It may deploy apps whose callers are charged."""
-    deploy_check: int | None = None
-    """1: each deployment of a lasting app is shown and confirmed first."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key, stored as a hash."""
-
-    id: str
-    """Public half, `fk_…`."""
-    account: str
-    secret_sha256: str
-    scope: str
-    """ADMIN, API, DEPLOY, READONLY; see `access.SCOPES`."""
-    created_at: int
-    expires_at: int | None = None
-    revoked_at: int | None = None
-    version: int = 0
-    description: str | None = None
-    last_used_at: int | None = None
-    """Written now and then, not at each use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,48 @@
-"""Rows of accounts: who is in which team, what calls cost whom, and what was done by those who manage."""
+"""Rows of accounts: who there is, with which keys, who is in which team, what calls cost whom, and what was done by those who manage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AuditEntry", "Membership", "Usage"]
+__all__ = ["Account", "ApiKey", "AuditEntry", "Membership", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An owner of apps: a person, or a team of persons."""
+
+    id: str
+    nickname: str
+    created_at: int
+    version: int = 0
+    kind: str = "user"
+    """user, team."""
+    full_name: str | None = None
+    is_admin: int = 0
+    """It manages this backend."""
+    shared_enabled: int = 0
+    """It may deploy apps whose callers are charged."""
+    deploy_check: int | None = None
+    """1: each deployment of a lasting app is shown and confirmed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, stored as a hash."""
+
+    id: str
+    """Public half, `fk_…`."""
+    account: str
+    secret_sha256: str
+    scope: str
+    """ADMIN, API, DEPLOY, READONLY; see `access.SCOPES`."""
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    version: int = 0
+    description: str | None = None
+    last_used_at: int | None = None
+    """Written now and then, not at each use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,6 @@ from fal_backend.domain.plan import fingerprint
 from fal_backend.domain.records import (
     Account,
     Alias,
-    Bundle,
     Deployment,
     Environment,
     Image,
@@ -218,9 +217,7 @@ class Deploy:
             )
         plan = self._plan(request, account, author)
         await self._check_leak(request.manifest, account)
-        manifest_json = request.manifest.model_dump_json()
-        bundle = Bundle(plan.bundle, account, request.manifest.payload_sha256, manifest_json, _now())
-        await self._store.write(lambda tx: keep(tx, bundle), OpClass.ACCEPT)
+        await self._store.write(lambda tx: keep(tx, plan.bundle, account, request.manifest), OpClass.ACCEPT)
         outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan, mark))
         row = self._ledger.get(Deployment, outcome.deployment.id) or outcome.deployment
         if outcome.changed:

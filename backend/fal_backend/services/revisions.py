@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -72,6 +73,8 @@ class Revisions:
         self._dispatch = dispatch
         self.kept = max(1, kept)
         self._lock = asyncio.Lock()
+        self.on_removed: Callable[[], None] = lambda: None
+        """Told that a revision is no more."""
         self._counts: dict[AppKey, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -312,6 +315,7 @@ class Revisions:
                 draft.erase(type(one), one.id)
         data = {"revision": row.id}
         draft.emit(f"app/{row.app}", "revision.deleted", data, app=row.app, account=row.account)
+        draft.then(self.on_removed)
         self._counts.pop(app_key(row), None)
 
     def _use(self, draft: Draft, row: Revision) -> str | None:
