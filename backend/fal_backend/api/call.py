@@ -23,18 +23,25 @@ __all__ = ["Call", "Target", "send_body"]
 
 
 _UPGRADE = b"upgrade: websocket\r\nconnection: upgrade\r\n"
+_TAILS = {
+    kind: b"x-fal-nb-call: %b\r\nx-fal-nb-attempt: 1\r\nx-fal-nb-epoch: 0\r\n\r\n" % kind.encode()
+    for kind in ("sync", "stream", "realtime")
+}
+"""The last lines of a head, by the kind of the call."""
 
 
 class Target:
     """What a path under `/run/` asks for, with the parts of a request that follow from it."""
 
-    __slots__ = ("endpoint", "is_stream", "key", "path", "rest")
+    __slots__ = ("endpoint", "is_stream", "key", "line", "path", "rest")
 
     def __init__(self, key: bytes, path: bytes, query: bytes) -> None:
         self.key = key
         """`owner/alias`."""
         self.rest = path + query
         """What the runner is asked for."""
+        self.line = b" %b HTTP/1.1\r\n" % self.rest
+        """The first line, behind the method."""
         self.path = path.decode("latin-1")
         self.is_stream = path.endswith(b"/stream")
         self.endpoint = b"x-fal-endpoint: %b%b\r\n" % (key, path if path != b"/" else b"")
@@ -55,6 +62,7 @@ class Call:
         "ended_at",
         "error_type",
         "failure",
+        "id_line",
         "kind",
         "known",
         "may_resend",
@@ -76,7 +84,8 @@ class Call:
     def __init__(self, caller: Caller, target: Target, request_id: str, began: float) -> None:
         self.caller = caller
         self.target = target
-        self.request_id = request_id.encode()
+        self.request_id = request_id
+        self.id_line = b"x-fal-request-id: %b\r\n" % request_id.encode()
         self.began = began
         self.route: Route | None = None
         self.door: Door | None = None
@@ -93,7 +102,7 @@ class Call:
         self.known: Principal | None = None
         """Whose key it came with, where one was asked for."""
         self.span: Span | None = None
-        self.kind = b"sync"
+        self.kind = "sync"
         self.sent_at = 0.0
         self.bytes_in = self.bytes_out = 0
         self.sent_back = 0
@@ -118,10 +127,10 @@ class Call:
     def _encode(self) -> bytes:
         caller, target, head = self.caller, self.target, self.caller.head
         if head.is_websocket:
-            self.kind = b"realtime"
+            self.kind = "realtime"
             return self._join(framing=_UPGRADE, body=b"")
         if target.is_stream or head.is_stream:
-            self.kind = b"stream"
+            self.kind = "stream"
         body = b""
         if caller.more_body:
             self.bytes_in = caller.length or 0
@@ -144,12 +153,13 @@ class Call:
         span = self.span
         return b"".join(
             (
-                b"%b %b HTTP/1.1\r\n" % (head.method, target.rest),
+                head.method,
+                target.line,
                 head.forwarded if span is None else head.forwarded_in(span.traceparent),
                 target.endpoint,
                 framing,
-                b"x-fal-request-id: %b\r\nx-fal-nb-call: %b\r\n" % (self.request_id, self.kind),
-                b"x-fal-nb-attempt: 1\r\nx-fal-nb-epoch: 0\r\n\r\n",
+                self.id_line,
+                _TAILS[self.kind],
                 body,
             )
         )
@@ -157,9 +167,7 @@ class Call:
     def stamp(self) -> bytes:
         """Return the headers that every answer of the gateway carries."""
         timing = server_timing(self.split(time.monotonic()))
-        if self.door is not None:
-            return b"x-fal-request-id: %b\r\n%b%b" % (self.request_id, self.door.stamp, timing)
-        return b"x-fal-request-id: %b\r\n%b" % (self.request_id, timing)
+        return self.id_line + timing if self.door is None else self.id_line + self.door.stamp + timing
 
     def split(self, now: float) -> Phases:
         """Return how its time was spent so far."""
@@ -169,17 +177,17 @@ class Call:
         """Return its line of the request log, when it has ended."""
         route, door, known, answer = self.route, self.door, self.known, self.answer
         assert route is not None
-        said = answer.found.get(b"x-fal-error-type") if answer is not None else None
+        said = answer.error_type if answer is not None else None
         ended_at = time.time_ns() // 1000
         return CallRecord(
-            self.request_id.decode(),
+            self.request_id,
             route.info.account,
             route.key,
             self.target.path,
-            self.caller.head.method.decode("latin-1"),
+            self.caller.head.verb,
             None if known is None else known.account,
             None if known is None else known.key_id,
-            self.kind.decode(),
+            self.kind,
             route.info.revision if door is None else door.lane.revision,
             None if door is None else door.runner_id,
             1 if self.sent_at else 0,
@@ -204,7 +212,7 @@ class Call:
         if answer.is_busy:
             return
         if self.door is not None:
-            self.door.note_hints(answer.found.get(b"x-fal-runner-hints"))
+            self.door.note_hints(answer.hints)
         self.status = status = answer.status
         if status == 101:
             self.caller.write_switch(answer.lines + self.stamp())

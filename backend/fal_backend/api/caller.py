@@ -38,7 +38,7 @@ def sticky_name(caller: Caller, known: Principal | None) -> str:
     """Return what tells one caller from another where callers are split: the key, else the address."""
     if known is not None:
         return known.key_id
-    given = caller.head.found.get(b"authorization")
+    given = caller.head.authorization
     return given.decode("latin-1") if given is not None else str(caller.connection.address)
 
 
@@ -146,6 +146,7 @@ class Caller:
     __slots__ = (
         "_held",
         "_is_chunked_answer",
+        "_wake",
         "body",
         "connection",
         "disconnected",
@@ -154,7 +155,6 @@ class Caller:
         "is_http10",
         "keep_alive",
         "length",
-        "message_event",
         "more_body",
         "response_complete",
         "response_started",
@@ -191,15 +191,23 @@ class Caller:
         """The connection from here on, of a websocket."""
         self.served: Served | None = None
         self.has_begun = False
-        self.body = bytearray()
+        self.body = b""
+        """What has come of the body and nobody has taken."""
         self.more_body = True
-        self.message_event = Wake()
+        self._wake: Wake | None = None
         self.waiting_for_100_continue = head.needs_continue
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
         self._is_chunked_answer = False
         self._held: list[bytes] = []
+
+    @property
+    def message_event(self) -> Wake:
+        """Set when more of the body has come, and when anything else changes for whoever serves this."""
+        if self._wake is None:
+            self._wake = Wake()
+        return self._wake
 
     # The body
 
@@ -212,8 +220,8 @@ class Caller:
 
     def take_body(self) -> bytes:
         """Return what has come of the body since the last time."""
-        body, self.body = self.body, bytearray()
-        return bytes(body)
+        body, self.body = self.body, b""
+        return body
 
     # The answer
 

@@ -28,6 +28,7 @@ from fal_backend.api.caller import Caller, Cycle, problem
 from fal_backend.api.head import Head, Headers
 from fal_backend.api.house import House, Limits
 from fal_backend.api.readdress import PROXY, TARGET, readdress
+from fal_backend.api.repeats import Form
 from fal_backend.api.tokens import TOKEN_QUERY, split_token
 from fal_backend.api.tunnel import Upgraded
 from fal_backend.domain.request import Refusal
@@ -66,6 +67,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_fed = 0
         self._waiting_since = self.loop.time()
+        self._form: Form | None = None
+        """How the last request looked, where more like it may follow."""
+        self._is_again = False
+        """Whether the request that was parsed last is for the same as the one before, with the same head."""
         self._active: Caller | Cycle | None = None
         self._waiting: list[Caller | Cycle] = []
         """Pipelined requests, the next one first."""
@@ -176,6 +181,9 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._is_lingering:
             return
         self._got += len(data)
+        is_begin = self._is_between
+        if is_begin and self._form is not None and self._repeat(self._form, data):
+            return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -187,6 +195,35 @@ class EdgeProtocol(HttpToolsProtocol):
                 self._head_fed += len(data)
                 if self._head_fed > 2 * self._limits.head_bytes:
                     self._refuse(431, "The request's head is too large")
+            elif is_begin and self._is_again:
+                self._is_again = False
+                self._learn(data)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether the last request is answered and nothing of the next one has come."""
+        cycle = self.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body and not self._in_head
+
+    def _learn(self, data: bytes) -> None:
+        """Remember how a plain call looked that came in one piece."""
+        head, cycle = self._head, self.cycle
+        if head is None or not isinstance(cycle, Caller) or cycle.more_body or not cycle.keep_alive:
+            return
+        if not (head.is_chunked or head.needs_continue or head.is_websocket):
+            self._form = Form.of(data, cycle.length)
+
+    def _repeat(self, form: Form, data: bytes) -> bool:
+        """Serve a request like the last one without reading its head again; return whether it was one."""
+        body, head = form.body(data), self._head
+        if body is None or head is None or len(body) > self._limits.body_bytes:
+            return False
+        length = len(body) if form.has_length else None
+        self.cycle = caller = Caller(self, head, self.url, length, is_http10=False, keep_alive=True)
+        caller.body, caller.more_body, caller.has_begun = body, False, True
+        self._active = caller
+        self._house.begin(caller)
+        return True
 
     def _after_error(self, error: httptools.HttpParserError) -> None:
         if self._refused is not None:
@@ -280,6 +317,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         parser, head = self.parser, self._head
+        known = head
         raw, self._raw = (
             self._raw,
             [],
@@ -298,6 +336,8 @@ class EdgeProtocol(HttpToolsProtocol):
                 self._stop_parsing(413, "The request's body is too large")
         cycle = self._cycle(head, length)
         before, self.cycle = self.cycle, cycle
+        is_same = head is known and isinstance(before, Caller) and before.target == self.url
+        self._is_again, self._form = is_same, None
         if before is None or before.response_complete:
             self._start(cycle)
         else:

@@ -108,23 +108,24 @@ class Gateway:
         return True
 
     def _admit(self, call: Call) -> None:
-        caller = call.caller
+        caller, head = call.caller, call.caller.head
         call.target = target = self._target(caller.target)
         call.route = route = self._route(target)
         if self._tracer is not None:
             call.span = begin_span(self._tracer, call, route)
         if caller.token is None:
-            known = may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
+            known = may_call(self._auth, route.info, head.authorization)
         else:
             known = self._known(route, caller)
         call.known = known
         if route.branch is not None:
             call.route = route = route.of(sticky_name(caller, known))
         self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
-        self._set_start_limit(call)
+        if head.start_timeout is not None:
+            self._set_start_limit(call)
         door = None
-        if not caller.more_body and not caller.head.is_websocket:
-            door = route.lane.take(caller.head.found.get(b"x-fal-runner-hint"))
+        if not caller.more_body and not head.is_websocket:
+            door = route.lane.take(head.hint)
             if door is not None and isinstance(door.link, Pool):
                 conn = door.link.take()
                 if conn is not None:
@@ -146,6 +147,7 @@ class Gateway:
                 self._take_back(call, door)
                 self._dispatch.release(door)
                 self._count(call)
+                call.caller.served = None  # no cycle is left: both go now, not when garbage is looked for
                 return
         call.on_end = None
         call.caller.connection.spawn(self._carry(call, door, end))
@@ -172,7 +174,7 @@ class Gateway:
             end_span(call.span, call.record(status, now, split))
 
     def _give_up(self, call: Call, error: Exception) -> None:
-        log.error("gateway.call_failed", exc_info=error, extra={"request_id": call.request_id.decode()})
+        log.error("gateway.call_failed", exc_info=error, extra={"request_id": call.request_id})
         call.refuse(Refusal(500, "Internal Server Error", "internal_error"))
         self._count(call)
 
@@ -196,7 +198,7 @@ class Gateway:
     def _known(self, route: Route, caller: Caller) -> Principal | None:
         """Return who calls, None where nobody needs to know. Raises: Refusal 401, 403."""
         if caller.token is None:
-            return may_call(self._auth, route.info, caller.head.found.get(b"authorization"))
+            return may_call(self._auth, route.info, caller.head.authorization)
         if self._tokens is None:
             raise Refusal(401, "Tokens are not accepted here")
         known = self._tokens.open(caller.token, route.key)
@@ -240,6 +242,8 @@ class Gateway:
         assert call.route is not None
         if call.failure is not None:
             raise refusal_of(call.failure)[0]
+        if not call.start_by:
+            self._set_start_limit(call)
         waiter = self._dispatch.wait(call.route, call.start_by, call.start_failure, at_head=call.was_served)
         call.waits = lambda: self._dispatch.leave(waiter)
         try:
@@ -337,7 +341,7 @@ class Gateway:
         """Answer where the runner did not, and decide the runner's fate."""
         if call.is_open_session:
             call.caller.transport.close()
-            if not await end_session(door.control, call.request_id.decode(), _CANCEL_S):
+            if not await end_session(door.control, call.request_id, _CANCEL_S):
                 log.info("gateway.session_end_unknown", extra={"runner_id": door.runner_id})
             return
         if end is End.COMPLETE and call.answer is not None:
@@ -363,7 +367,7 @@ class Gateway:
     async def _end_work(self, call: Call, door: Door) -> None:
         """Have the runner end the work of a caller that left, within what the call had left to run."""
         left_s = call.deadline - asyncio.get_running_loop().time() if call.deadline else _CANCEL_S
-        if not await cancel_call(door.control, call.request_id.decode(), max(left_s, 1.0)):
+        if not await cancel_call(door.control, call.request_id, max(left_s, 1.0)):
             log.info("gateway.cancel_unanswered", extra={"runner_id": door.runner_id})
 
     # Time limits: one coarse timer over all running calls
@@ -373,11 +377,11 @@ class Gateway:
         limit_s = call.route.info.request_timeout_s
         if not limit_s:
             return
-        loop = asyncio.get_running_loop()
-        call.deadline = loop.time() + limit_s
+        call.deadline = monotonic() + limit_s
         self._running[call] = None
         if not self._is_ticking:
             self._is_ticking = True
+            loop = asyncio.get_running_loop()
             loop.call_later(_TICK_S, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:

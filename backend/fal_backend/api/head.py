@@ -36,10 +36,12 @@ class Head:
     """The headers of a request with what follows from them."""
 
     __slots__ = (
+        "authorization",
         "extra",
         "forwarded",
         "found",
         "headers",
+        "hint",
         "is_chunked",
         "is_stream",
         "is_websocket",
@@ -47,10 +49,13 @@ class Head:
         "needs_continue",
         "raw",
         "start_timeout",
+        "verb",
     )
 
     def __init__(self, method: bytes, raw: Headers) -> None:
         self.method = method
+        self.verb = method.decode("latin-1")
+        """The same as text."""
         self.raw = raw
         """Name and value as they came."""
         self.headers = [(name.lower(), value) for name, value in raw]
@@ -61,6 +66,8 @@ class Head:
         self.needs_continue = found.get(b"expect", b"").lower() == b"100-continue"
         self.is_websocket = found.get(b"upgrade", b"").strip().lower() == b"websocket"
         self.is_stream = found.get(b"accept", b"").startswith(b"text/event-stream")
+        self.authorization = found.get(b"authorization")
+        self.hint = found.get(b"x-fal-runner-hint")
         self.start_timeout = found.get(b"x-fal-request-timeout")
         self.forwarded = _forwarded(self.headers, found)
         """Header lines for a runner: no key, no cookie, nothing hop-by-hop, nothing that is ours to say."""

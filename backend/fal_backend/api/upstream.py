@@ -16,6 +16,7 @@ from typing import Protocol
 import httptools
 
 from fal_backend.api.head import Headers
+from fal_backend.api.repeats import Form
 
 __all__ = ["Answer", "End", "Sink", "UpConn"]
 
@@ -41,6 +42,8 @@ _DROPPED = frozenset(
         b"x-fal-stop-runner",
     }
 )
+_BODILESS = (204, 304)
+"""What has no body, whatever its `content-length` says."""
 
 
 class End(Enum):
@@ -58,7 +61,18 @@ class End(Enum):
 class Answer:
     """The head of an answer: what is forwarded, and what is only for us."""
 
-    __slots__ = ("found", "is_busy", "is_chunked", "length", "lines", "raw", "status", "stop_runner")
+    __slots__ = (
+        "error_type",
+        "found",
+        "hints",
+        "is_busy",
+        "is_chunked",
+        "length",
+        "lines",
+        "raw",
+        "status",
+        "stop_runner",
+    )
 
     def __init__(self, status: int, length: int | None, raw: Headers) -> None:
         self.status = status
@@ -67,6 +81,8 @@ class Answer:
         self.raw = raw
         self.found = found = {name.lower(): value for name, value in raw}
         """Headers by name; of a repeated one the last."""
+        self.error_type = found.get(b"x-fal-error-type")
+        self.hints = found.get(b"x-fal-runner-hints")
         self.stop_runner = found.get(b"x-fal-stop-runner")
         self.is_busy = status == 429 and b"x-fal-nb-busy" in found
         self.is_chunked = b"transfer-encoding" in found
@@ -81,7 +97,11 @@ class Answer:
         """Return the same head for another answer with the same status and headers."""
         if length == self.length:
             return self
-        return Answer(self.status, length, self.raw)
+        other = object.__new__(Answer)
+        other.status, other.length, other.raw, other.found = self.status, length, self.raw, self.found
+        other.error_type, other.hints, other.stop_runner = self.error_type, self.hints, self.stop_runner
+        other.is_busy, other.is_chunked, other.lines = self.is_busy, self.is_chunked, self.lines
+        return other
 
 
 class Sink(Protocol):
@@ -114,6 +134,12 @@ class UpConn(asyncio.Protocol):
         self._raw: Headers = []
         self._length: bytes | None = None
         self._answer: Answer | None = None
+        self._form: Form | None = None
+        """How the last answer looked, where more like it may follow."""
+        self._is_again = False
+        """Whether the last head had the same lines as the one before."""
+        self._is_begun = False
+        """Whether bytes came since the request was sent."""
         self._end: End | None = None
         self._is_head_call = False
         self._is_interim = False
@@ -136,6 +162,7 @@ class UpConn(asyncio.Protocol):
         self._sink = sink
         self._is_head_call = is_head_call
         self._head_done = self._is_interim = self.is_reusable = self.may_continue = False
+        self._is_begun = False
         self._head_bytes = 0
         self.transport.write(data)
 
@@ -193,6 +220,9 @@ class UpConn(asyncio.Protocol):
             self.is_reusable = False
             self.transport.abort()
             return
+        is_begin, self._is_begun = not self._is_begun, True
+        if is_begin and self._form is not None and self._repeat(self._form, sink, data):
+            return
         if not self._head_done:
             self._head_bytes += len(data)
         try:
@@ -207,11 +237,33 @@ class UpConn(asyncio.Protocol):
         if end is not None:
             # Only now, with all bytes parsed, may the connection serve another call: see the module's rules.
             self._end = None
+            if is_begin and self._is_again and self.is_reusable:
+                self._learn(data)
             self._deliver(end)
         elif self._head_done:
             sink.flush()
         elif self._head_bytes > HEAD_LIMIT:
             self._fail(None)
+
+    def _learn(self, data: bytes) -> None:
+        """Remember how an answer looked that came in one piece."""
+        answer = self._answer
+        if answer is not None and answer.length is not None and answer.status not in _BODILESS:
+            self._form = Form.of(data, answer.length)
+
+    def _repeat(self, form: Form, sink: Sink, data: bytes) -> bool:
+        """Pass on an answer like the last one without reading its head again; return whether it was one."""
+        body, answer = form.body(data), self._answer
+        if body is None or answer is None or self._is_head_call:
+            return False
+        self._answer = answer = answer.again(len(body))
+        self._head_done = True
+        self.is_reusable = not self.transport.is_closing()
+        sink.head(answer)
+        if body:
+            sink.body(body)
+        self._deliver(End.COMPLETE)
+        return True
 
     def _upgrade(self, rest: bytes) -> None:
         """Go on after an answer that changed the protocol; nobody asked for one here."""
@@ -257,10 +309,11 @@ class UpConn(asyncio.Protocol):
         raw, self._raw = self._raw, []
         status, answer = self._parser.get_status_code(), self._answer
         length = None if self._length is None else int(self._length)
-        if answer is None or status != answer.status or raw != answer.raw:
-            answer = Answer(status, length, raw)
-        else:
-            answer = answer.again(length)
+        self._form = None
+        self._is_again = answer is not None and status == answer.status and raw == answer.raw
+        answer = (
+            answer.again(length) if answer is not None and self._is_again else Answer(status, length, raw)
+        )
         if status < 200:
             self._interim(answer, sink)
             return

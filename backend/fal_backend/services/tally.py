@@ -49,7 +49,11 @@ class Histogram:
 
     def observe(self, duration_s: float) -> None:
         """Count one."""
-        self.buckets[bisect_left(BOUNDS_S, duration_s)] += 1
+        self.add(bisect_left(BOUNDS_S, duration_s), duration_s)
+
+    def add(self, bucket: int, duration_s: float) -> None:
+        """Count one whose bucket is known."""
+        self.buckets[bucket] += 1
         self.seconds += duration_s
 
 
@@ -96,13 +100,13 @@ class Tally:
 
     def count(self, status: int, duration_s: float) -> None:
         """Count one finished call."""
-        codes = self.codes
+        codes, bucket = self.codes, bisect_left(BOUNDS_S, duration_s)
         codes[status] = codes.get(status, 0) + 1
-        self.durations.observe(duration_s)
+        self.durations.add(bucket, duration_s)
         durations = self.app.durations.get(status // 100)
         if durations is None:
             durations = self.app.durations[status // 100] = Histogram()
-        durations.observe(duration_s)
+        durations.add(bucket, duration_s)
 
     @property
     def total(self) -> int:
