@@ -54,6 +54,7 @@ from fal_backend.api.edge import Edge, serve
 from fal_backend.api.environments import environment_routes
 from fal_backend.api.events import Streams, encode_line
 from fal_backend.api.gateway import Gateway
+from fal_backend.api.loads import load_routes
 from fal_backend.api.machines import machine_routes
 from fal_backend.api.messages import MessageDoor
 from fal_backend.api.metrics import Sources
@@ -374,6 +375,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             control,
             webhook_routes(webhooks),
             revision_routes(control, catalog, revisions, apps, queue),
+            load_routes(control, streams, ledger, dispatch),
             plan_routes(
                 control, catalog, Plans(deploy=deploy, store=store, ledger=ledger, prices=prices.per_second)
             ),

@@ -21,7 +21,13 @@ const never = () => new Promise(() => undefined);
 function transport(key, script) {
   return {
     key,
-    async json(path) {
+    async json(path, init) {
+      if (script.gone && path.includes("/apps/")) {
+        throw new ui.ApiError(404, {code: "http.404", message: "There is no app.", fix: null, where: null, traceback: null, details: {}});
+      }
+      if (init?.method) {
+        window.acts = [...(window.acts ?? []), {path, method: init.method, body: init.body}];
+      }
       const found = Object.entries(script.json ?? {}).find(([start]) => path.startsWith(start));
       if (!found) throw Object.assign(new Error("offline"), {});
       return found[1];
@@ -34,6 +40,7 @@ function transport(key, script) {
     async *events(path) {
       if (script.offline) throw new Error("offline");
       yield "open";
+      if (path.endsWith("/loads")) yield {data: JSON.stringify(script.loads ?? {}), id: null, event: null};
       for (const text of (path.includes("/log") && script.log) || []) {
         yield {data: JSON.stringify({offset: 1, at: "2026-01-02T03:04:05Z", stream: path.includes("images") ? "build" : "stdout", text}), id: null, event: null};
       }

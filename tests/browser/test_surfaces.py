@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.axe import violations
+from tests.browser.rollout_stage import DEPLOYMENT, OLD, finished, rolling, scene, scenes
 from tests.browser.stage import APP, CARDS, ME, PANEL_APPS, card, detail, keep, show
 
 pytestmark = pytest.mark.browser
@@ -98,3 +100,85 @@ def test_lists_are_edited_by_keys(open_page: Callable[[str, int], Page]) -> None
         "pixels": [1, 2, 3, 4],
     }
     keep(page, "playground-form")
+
+
+@pytest.mark.parametrize(
+    ("theme", "width"), [("light", 1280), ("dark", 1280), ("dark", 620), ("light", 380), ("light", 320)]
+)
+def test_a_rollout_has_its_words_in_every_state_and_never_scrolls_sideways(
+    open_page: Callable[[str, int], Page], theme: str, width: int
+) -> None:
+    page = open_page(theme, width)
+    for name, (word, script, props) in scenes().items():
+        show(page, "mountStatusCard", script, props)
+        last = page.locator(".fal-card").last
+        expect(last.locator("[role=status]").first, name).to_contain_text(word)
+    keep(page, f"rollout-states.{theme}.{width}")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for one in page.locator(".fal-card").all():
+        assert one.evaluate("card => card.scrollWidth <= card.clientWidth")
+    assert violations(page) == []
+
+
+def test_a_rollout_says_who_answers_and_what_each_step_took(open_page: Callable[[str, int], Page]) -> None:
+    page = open_page("light", 1280)
+    show(page, "mountStatusCard", *rolling())
+    card_ = page.locator('.fal-card[data-state="rolling"]')
+    expect(card_).to_contain_text("Deploying digits")
+    expect(card_.locator('[data-step="Upload"]')).to_contain_text("0.7 s")
+    expect(card_.locator('[data-step="Build"]')).to_contain_text("cached")
+    expect(card_.locator('[data-step="Setup"][data-state="now"]')).to_contain_text("so far")
+    expect(card_.locator('[data-step="Drain 4f1c9a2e"][data-state="next"]')).to_have_count(1)
+    expect(card_.locator(".fal-tl-answers")).to_contain_text("revision 4f1c9a2e")
+    expect(card_.locator('[data-runner="r-41c8bb"]')).to_contain_text("Running")
+    expect(card_.locator('[data-runner="r-41c8bb"] td').last).to_have_text("3")
+    expect(card_.locator('[data-runner="r-7b02aa"]')).to_contain_text("9b07d3c1")
+    expect(card_.locator(".fal-fold")).to_contain_text("loading 200 trees")
+    card_.get_by_role("button", name="Detach").click()
+    card_.get_by_role("button", name="Abort").click()
+    page.wait_for_function("() => window.acts?.length === 2")
+    assert [act["path"] for act in page.evaluate("window.acts")] == [
+        f"api/v1/deployments/{DEPLOYMENT}/leave",
+        f"api/v1/deployments/{DEPLOYMENT}/cancel",
+    ]
+
+
+def test_an_aborted_rollout_says_first_what_still_works(open_page: Callable[[str, int], Page]) -> None:
+    page = open_page("light", 1280)
+    known = scenes()
+    show(page, "mountStatusCard", *known["aborted"][1:])
+    card_ = page.locator('.fal-card[data-state="aborted"]')
+    expect(card_).to_contain_text("setup of revision 9b07d3c1 failed after 0.8 s")
+    expect(card_).to_contain_text("Revision 4f1c9a2e keeps serving. No failed request of 12.")
+    expect(card_.locator('[data-step="Healthy"]')).to_contain_text("not reached")
+    expect(card_).to_contain_text('In [7], line 10 in setup: self.names = json.load(open("/data/digits')
+    expect(card_.get_by_role("button", name="Go to line 10")).to_be_visible()
+    expect(card_.locator(".fal-fold")).to_contain_text("2 lines")
+    show(page, "mountStatusCard", *known["aborted-first"][1:])
+    expect(page.locator(".fal-card").last).to_contain_text("No revision is live.")
+
+
+def test_a_rollback_is_asked_for_in_its_place_and_by_keys(open_page: Callable[[str, int], Page]) -> None:
+    page = open_page("light", 620)
+    script, props = scene(finished(), revision=finished()["revision"])
+    back_again = finished(kind="set_rev", deployment_id="d-ffeeddccbbaa")
+    script["json"] = {
+        "api/v1/apps/digits/revision": back_again,
+        "api/v1/deployments/d-ffee": back_again,
+        **script["json"],
+    }
+    show(page, "mountStatusCard", script, props)
+    back = page.get_by_role("button", name="Roll back", exact=True)
+    back.press("Enter")
+    yes = page.get_by_role("button", name="Roll back to 4f1c9a2e")
+    expect(yes).to_be_focused()
+    keep(page, "rollout-back")
+    assert violations(page) == []
+    yes.press("Escape")
+    expect(back).to_be_focused()
+    assert page.evaluate("window.acts ?? []") == []
+    back.press("Enter")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => window.acts?.length === 1")
+    assert page.evaluate("window.acts[0].body") == {"revision": OLD}
+    expect(page.locator(".fal-card [role=status]").first).to_contain_text("Rolled back")

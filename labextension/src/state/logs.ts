@@ -31,14 +31,16 @@ export function reduceLog(view: LogView, action: LogAction): LogView {
   }
 }
 
-/** What to read: a runner log by app, or an image's build log. */
-export type LogSource = { app: string } | { image: string };
+/** What to read: the log of one runner, of all of an app, or of an image's build. */
+export type LogSource = { app: string } | { runner: string } | { image: string };
 
 function pathOf(source: LogSource, follow: boolean): string {
   const flag = follow ? '1' : '0';
-  return 'app' in source
-    ? `api/v1/logs?app=${encodeURIComponent(source.app)}&follow=${flag}`
-    : `api/v1/images/${encodeURIComponent(source.image)}/log?follow=${flag}`;
+  if ('image' in source) {
+    return `api/v1/images/${encodeURIComponent(source.image)}/log?follow=${flag}`;
+  }
+  const whose = 'app' in source ? `app=${encodeURIComponent(source.app)}` : `runner=${encodeURIComponent(source.runner)}`;
+  return `api/v1/logs?${whose}&follow=${flag}`;
 }
 
 /** Send the log's lines to `dispatch`, again and again from the start when the stream breaks. */

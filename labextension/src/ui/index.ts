@@ -1,5 +1,6 @@
 // The one bundle: what the JupyterLab extension, the widget and the web pages call.
 import { HttpTransport, type Fetcher } from '../api/http';
+import { ApiError } from '../api/transport';
 import { Card, type CardProps } from './card/Card';
 import type { Host, Mounted } from './host';
 import { Logs, type LogsProps } from './logs/Logs';
@@ -8,7 +9,7 @@ import { Panel, type PanelProps } from './panel/Panel';
 import { PlaygroundTab, type PlaygroundTabProps } from './playground/Standalone';
 
 export { mountPage } from '../page/page';
-export { HttpTransport };
+export { ApiError, HttpTransport };
 export type { CardProps, Fetcher, Host, LogsProps, Mounted, PanelProps, PlaygroundTabProps };
 
 /** The card under a cell. */

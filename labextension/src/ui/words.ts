@@ -21,6 +21,16 @@ export function seconds(s: number): string {
   return s < 60 ? `${s.toFixed(1)} s` : duration(s * 1_000);
 }
 
+/** Seconds of a step; under a millisecond there is nothing to tell. */
+export function brief(s: number): string {
+  return s < 0.001 ? 'at once' : s < 0.1 ? `${Math.round(s * 1_000)} ms` : seconds(s);
+}
+
+/** "0 s", "0.2 s", "2 min": a label of a time axis. */
+export function tickText(s: number): string {
+  return s < 60 || s % 60 ? `${Number(s.toPrecision(3))} s` : `${s / 60} min`;
+}
+
 /** "9.5 MB"; decimal units. */
 export function bytes(size: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];
@@ -74,6 +84,26 @@ export function digits(value: number): string {
 /** "1 runner", "2 runners". */
 export function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? '' : 's'}`;
+}
+
+/** "1 of 3 parts is new, 11.2 MB". */
+export function uploadText(parts: number, isNew: number, size: number): string {
+  const all = parts === 1 ? 'the one part' : `${parts} parts`;
+  if (!isNew) {
+    return `nothing new, ${all} there already`;
+  }
+  return `${isNew} of ${count(parts, 'part')} ${isNew === 1 ? 'is' : 'are'} new, ${bytes(size)}`;
+}
+
+/** What became of the calls during a rollout: "no failed request"; empty where they were not counted. */
+export function callsText(calls: number | null, failed: number | null): string {
+  if (calls === null || failed === null) {
+    return '';
+  }
+  if (!calls) {
+    return 'no request meanwhile';
+  }
+  return failed ? `${failed} of ${count(calls, 'request')} failed` : `no failed request of ${calls}`;
 }
 
 /** The beginning of a long id, as people compare them; the whole one belongs into the tooltip. */

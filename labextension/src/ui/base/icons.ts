@@ -38,6 +38,7 @@ export const ICONS = {
   lock: '<rect x="3.3" y="7" width="9.4" height="6.6" rx="1"/><path d="M5.4 7V5a2.6 2.6 0 0 1 5.2 0v2"/>',
   machine: '<rect x="1.8" y="2.8" width="12.4" height="4.4" rx=".8"/><rect x="1.8" y="8.8" width="12.4" height="4.4" rx=".8"/><path d="M4.3 5h.1M4.3 11h.1"/>',
   dl: '<path d="M8 2v7.8M4.8 6.8L8 10l3.2-3.2M2.5 12.8h11"/>',
+  undo: '<path d="M5.5 3L2.5 6l3 3M2.8 6h6.7a3.7 3.7 0 0 1 0 7.4H6"/>',
   deploy: '<path d="M8 10.5V2.2M4.8 5.2L8 2l3.2 3.2M2.5 10v3.5h11V10"/>'
 } as const;
 

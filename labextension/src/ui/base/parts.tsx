@@ -47,6 +47,8 @@ interface ButtonProps {
   busy?: string | null;
   title?: string;
   disabled?: boolean;
+  /** Of a button that shows and hides something. */
+  expanded?: boolean;
   onClick: () => void;
 }
 
@@ -54,7 +56,7 @@ interface ButtonProps {
 export function Button(props: ButtonProps): JSX.Element {
   const look = [props.kind && props.kind !== 'plain' ? `fal-btn-${props.kind}` : '', props.dense ? 'fal-btn-dense' : ''].join(' ');
   return (
-    <button type="button" class={`fal-btn ${look}`} title={props.title} disabled={props.disabled || !!props.busy} onClick={props.onClick}>
+    <button type="button" class={`fal-btn ${look}`} title={props.title} aria-expanded={props.expanded} disabled={props.disabled || !!props.busy} onClick={props.onClick}>
       {props.icon && <Icon name={props.busy ? 'spin' : props.icon} spin={!!props.busy} />}
       <span class="fal-lbl">{props.busy ?? props.label}</span>
     </button>
@@ -86,7 +88,7 @@ export async function copyText(text: string, near: HTMLElement): Promise<boolean
 }
 
 /** Copies with one click and says so in its place for a moment. */
-export function CopyButton(props: { text: string; label: string; wide?: boolean; word?: string; quiet?: boolean }): JSX.Element {
+export function CopyButton(props: { text: string; label: string; wide?: boolean; word?: string; quiet?: boolean; dense?: boolean }): JSX.Element {
   const [said, say] = useState<'yes' | 'no' | null>(null);
   useEffect(() => {
     const timer = said && setTimeout(() => say(null), 1_500);
@@ -101,7 +103,7 @@ export function CopyButton(props: { text: string; label: string; wide?: boolean;
   };
   const isWide = props.wide || props.word !== undefined;
   const word = said === 'yes' ? 'Copied' : said === 'no' ? 'Not allowed' : isWide ? (props.word ?? 'Copy') : '';
-  const look = props.quiet ? 'fal-btn-quiet' : isWide ? 'fal-btn-dense' : 'fal-btn-icon';
+  const look = props.quiet ? `fal-btn-quiet ${props.dense ? 'fal-btn-dense' : ''}` : isWide ? 'fal-btn-dense' : 'fal-btn-icon';
   return (
     <button type="button" class={`fal-btn ${look}`} aria-label={props.label} title={said ? word : props.label} onClick={copy}>
       <Icon name={said === 'yes' ? 'tick' : 'copy'} />

@@ -13,6 +13,7 @@ import { faceOf, type Face } from './face';
 import { factsOf, FactsLine } from './Facts';
 import { PlanCard } from './Plan';
 import { errorText, Place, Problem } from './Problem';
+import { RolloutCard } from './Rollout';
 import { readPlan, readSaved, type Saved } from './saved';
 import { Prose } from '../base/parts';
 
@@ -22,10 +23,14 @@ export interface CardProps {
   data: unknown;
 }
 
-/** What an output is: a plan that waits for a word, or an app. */
+/** What an output is: a plan that waits for a word, a deployment, or an app. */
 export function Card({ host, data }: CardProps): JSX.Element {
   const plan = readPlan(data);
-  return plan ? <PlanCard host={host} saved={plan} /> : <AppCard host={host} data={data} />;
+  if (plan) {
+    return <PlanCard host={host} saved={plan} />;
+  }
+  const saved = readSaved(data);
+  return saved.course && saved.stage === 'sent' ? <RolloutCard host={host} saved={{ ...saved, course: saved.course }} /> : <AppCard host={host} data={data} />;
 }
 
 export function AppCard({ host, data }: CardProps): JSX.Element {
@@ -135,7 +140,7 @@ function CardBody(props: BodyProps): JSX.Element {
   );
 }
 
-function Address({ detail }: { detail: AppDetail }): JSX.Element {
+export function Address({ detail, curl }: { detail: AppDetail; curl?: string | null }): JSX.Element {
   return (
     <div class="fal-row fal-row-4">
       <span class="fal-dim">
@@ -144,6 +149,11 @@ function Address({ detail }: { detail: AppDetail }): JSX.Element {
       <code class="fal-trunc">{detail.urls.run}</code>
       <CopyButton text={detail.urls.run} label="Copy URL" />
       <span class="fal-dim fal-sm fal-audience">{audience(detail)}</span>
+      {curl && (
+        <span class="fal-end">
+          <CopyButton text={curl} label="Copy curl" word="Copy curl" quiet dense />
+        </span>
+      )}
     </div>
   );
 }
@@ -152,7 +162,7 @@ function audience(detail: AppDetail): string {
   if (detail.auth_mode === 'public') {
     return detail.ephemeral ? 'public while it runs' : 'public';
   }
-  return 'needs a key';
+  return `${detail.auth_mode}, needs a key`;
 }
 
 /** Sentences that a state calls for, above the facts. */

@@ -2,11 +2,11 @@
 import type { ComponentChildren, JSX } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { ApiError, type Transport } from '../../api/transport';
-import type { Deployment, DeployPlan, PlannedCapture, PlannedSetting } from '../../api/wire.gen';
+import type { Deployment, DeployPlan, PlannedCapture, PlannedSetting, Uploaded } from '../../api/wire.gen';
 import { Banner, Button, Icon, Status, type StatusKind } from '../base/parts';
 import type { Host } from '../host';
-import { ago, bytes, count, seconds } from '../words';
-import { AppCard, useTransport } from './Card';
+import { ago, bytes, count, seconds, shortId, uploadText } from '../words';
+import { Card, useTransport } from './Card';
 import { CellLink } from './Facts';
 import type { SavedPlan } from './saved';
 
@@ -29,8 +29,9 @@ export function PlanCard({ host, saved }: { host: Host; saved: SavedPlan }): JSX
   const [plan, setPlan] = useState(saved.plan);
   const [state, setState] = useState<State>('asking');
   const [said, say] = useState('');
-  const [begun, setBegun] = useState<Deployment | null>(null);
+  const [begun, setBegun] = useState<unknown>(null);
   const [busy, setBusy] = useState<'confirm' | 'drop' | 'again' | null>(null);
+  const [checked_s, setChecked] = useState(saved.checked_s);
   const transport = link.transport;
   useEffect(() => {
     setPlan(saved.plan);
@@ -65,7 +66,7 @@ export function PlanCard({ host, saved }: { host: Host; saved: SavedPlan }): JSX
   };
   const confirm = (): void =>
     void act('confirm', async (path, to) => {
-      setBegun(await to.json<Deployment>(`${path}/confirm`, { method: 'POST' }));
+      setBegun(followed(saved, plan, await to.json<Deployment>(`${path}/confirm`, { method: 'POST' })));
       setState('begun');
     });
   const drop = (): void =>
@@ -75,7 +76,9 @@ export function PlanCard({ host, saved }: { host: Host; saved: SavedPlan }): JSX
     });
   const again = (reset: boolean): void =>
     void act('again', async (path, to) => {
+      const asked = performance.now();
       setPlan(await to.json<DeployPlan>(`${path}/again?reset_scale=${reset}`, { method: 'POST' }));
+      setChecked((performance.now() - asked) / 1_000);
       say('');
       setState('waiting');
     });
@@ -90,7 +93,7 @@ export function PlanCard({ host, saved }: { host: Host; saved: SavedPlan }): JSX
             <span role="status">
               <Status kind={face.kind}>{face.word}</Status>
             </span>
-            <span class="fal-dim fal-sm fal-trunc">{remark(state, plan)}</span>
+            <span class="fal-dim fal-sm fal-trunc">{remark(state, plan, checked_s)}</span>
           </div>
           <div class="fal-card-actions">
             {(state === 'stale' || state === 'failed') && <Button icon="refresh" label="Check again" busy={busy === 'again' ? 'Checking' : null} onClick={() => again(plan.reset_scale)} />}
@@ -100,7 +103,7 @@ export function PlanCard({ host, saved }: { host: Host; saved: SavedPlan }): JSX
         {state !== 'begun' && (
           <>
             <div class="fal-sec">
-              <Facts plan={plan} host={host} />
+              <Facts plan={plan} host={host} upload={saved.upload} />
             </div>
             <Settings plan={plan} canChoose={isOpen && plan.production !== null && transport !== null} isBusy={busy !== null} onReset={again} />
           </>
@@ -110,19 +113,20 @@ export function PlanCard({ host, saved }: { host: Host; saved: SavedPlan }): JSX
             <Button kind="primary" icon="deploy" label="Confirm" busy={busy === 'confirm' ? 'Confirming' : null} disabled={state !== 'waiting' || busy !== null} onClick={confirm} />
             <Button label="Cancel" busy={busy === 'drop' ? 'Cancelling' : null} disabled={state !== 'waiting' || busy !== null} onClick={drop} />
             <span class="fal-dim fal-sm fal-end">
-              In a script: <code>--check --yes</code>
+              In a script: <code>{saved.command || '--check --yes'}</code>
             </span>
           </div>
         )}
       </section>
-      {begun && <AppCard host={host} data={followed(saved.instance, plan, begun)} />}
+      {begun && <Card host={host} data={begun} />}
     </>
   );
 }
 
-function remark(state: State, plan: DeployPlan): string {
+function remark(state: State, plan: DeployPlan, checked_s: number | null): string {
   if (state === 'waiting' && plan.changed) {
-    return plan.production ? 'nothing changed yet' : 'first deployment';
+    const checked = checked_s === null ? '' : `checked in ${seconds(checked_s)}, `;
+    return checked + (plan.production ? 'nothing changed yet' : 'first deployment');
   }
   return state === 'dropped' ? 'nothing was changed' : '';
 }
@@ -160,11 +164,11 @@ function Said({ state, said, plan }: { state: State; said: string; plan: DeployP
 }
 
 /** The data of the card that follows the deployment. */
-function followed(instance: string, plan: DeployPlan, deployment: Deployment): unknown {
-  return { kind: 'deploy', instance, app: deployment.app_name, revision: deployment.revision, title: plan.app_name, stage: 'sent', facts: { endpoints: plan.endpoints } };
+function followed(saved: SavedPlan, plan: DeployPlan, deployment: Deployment): unknown {
+  return { kind: 'deploy', instance: saved.instance, app: deployment.app_name, title: plan.app_name, stage: 'sent', rollout: deployment, upload: saved.upload, is_planned: true };
 }
 
-function Facts({ plan, host }: { plan: DeployPlan; host: Host }): JSX.Element {
+function Facts({ plan, host, upload }: { plan: DeployPlan; host: Host; upload: Uploaded | null }): JSX.Element {
   const { production, source, image } = plan;
   return (
     <div class="fal-plan">
@@ -175,7 +179,7 @@ function Facts({ plan, host }: { plan: DeployPlan; host: Host }): JSX.Element {
         <Row name="Revision">
           {production ? (
             <>
-              <code title={production.revision}>{production.revision.slice(0, 8)}</code>{' '}
+              <code title={production.revision}>{shortId(production.revision)}</code>{' '}
               <span class="fal-dim">
                 {production.author && `by ${production.author}, `}
                 {ago(Date.parse(production.created_at), Date.now())}
@@ -217,6 +221,7 @@ function Facts({ plan, host }: { plan: DeployPlan; host: Host }): JSX.Element {
             </span>
           </span>
         </Row>
+        {upload && <Row name="Upload">{uploadText(upload.parts, upload.new_parts, upload.new_bytes)}</Row>}
         {plan.setup_s !== null && (
           <Row name="Setup">
             {seconds(plan.setup_s)} <span class="fal-dim">measured on {count(plan.setup_starts, 'start')}</span>
@@ -233,6 +238,13 @@ function Facts({ plan, host }: { plan: DeployPlan; host: Host }): JSX.Element {
         <Row name="Idle cost">
           <Idle plan={plan} />
         </Row>
+        {plan.lacking !== null && (
+          <Row name="No room">
+            <span class="fal-warn">
+              {plan.lacking} {plan.strategy === 'recreate' ? 'Calls wait for it.' : 'A rolling deployment fails; with --strategy recreate calls wait for it.'}
+            </span>
+          </Row>
+        )}
       </dl>
     </div>
   );
@@ -327,7 +339,7 @@ function Settings(props: { plan: DeployPlan; canChoose: boolean; isBusy: boolean
     <div class="fal-sec fal-sec-flush">
       {rows.length > 0 ? (
         <div class="fal-tablewrap" tabIndex={0} role="region" aria-label="Settings">
-          <table class="fal-table">
+          <table class={`fal-table fal-table-note ${isFirst ? 'is-first' : ''}`}>
             <thead>
               <tr>
                 <th>Setting</th>

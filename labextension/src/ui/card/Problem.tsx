@@ -54,7 +54,7 @@ export function Problem({ error, host }: { error: ErrorBody; host: Host }): JSX.
   );
 }
 
-function Traceback({ text }: { text: string }): JSX.Element {
+export function Traceback({ text }: { text: string }): JSX.Element {
   const [isOpen, open] = useState(false);
   const frames = readTraceback(text);
   const own = frames.filter(frame => frame.isOwn);

@@ -17,6 +17,10 @@ interface FoldProps {
   round: number;
   isOpen: boolean;
   onToggle: () => void;
+  /** Stands before the newest line: whose it is. */
+  whose?: string;
+  /** Folded it says how many lines there are, not the newest. */
+  counts?: boolean;
 }
 
 /** One line that opens. A stream is held only while open or live: a browser has few connections. */
@@ -29,16 +33,13 @@ export function LogFold(props: FoldProps): JSX.Element {
     [props.transport, source, isFollowed, isFollowed ? 0 : props.round]
   );
   const newest = lines.lines.at(-1);
+  const total = count(lines.lines.length + lines.dropped, 'line');
   return (
     <>
       <button type="button" class="fal-fold" aria-expanded={props.isOpen} onClick={props.onToggle}>
         <Icon name={props.isOpen ? 'down' : 'right'} small />
         <span>{props.label}</span>
-        {props.isOpen ? (
-          <span class="fal-dim fal-end fal-num">{count(lines.lines.length + lines.dropped, 'line')}</span>
-        ) : (
-          <span class="fal-mono fal-trunc">{newest?.text ?? ''}</span>
-        )}
+        {props.isOpen ? <span class="fal-dim fal-end fal-num">{total}</span> : <span class="fal-mono fal-trunc">{props.counts ? total : [newest && props.whose, newest?.text].filter(Boolean).join('\u00a0 ')}</span>}
       </button>
       {props.isOpen && <LogView lines={lines} label={props.label} />}
     </>
