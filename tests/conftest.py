@@ -20,9 +20,16 @@ def shared() -> Iterator[Stack]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def secure() -> Iterator[Stack]:
+    """One backend with TLS, as fal's own clients need it."""
+    with stack("--tls", "--tls-port", "0", "--port", "0") as running:
+        yield running
+
+
 @pytest.fixture
 def fresh() -> Iterator[Stack]:
-    """A backend of its own, for tests that kill or restart it."""
+    """A backend of its own, for tests that kill it, change all of it, or count what it has."""
     with stack() as running:
         yield running
 

@@ -29,10 +29,10 @@ from jupyter_client.manager import KernelManager
 from fal_notebook.places import Places
 from tests import images, warm_terminal
 
-__all__ = ["Cell", "Notebook", "Stack", "alive", "process_ids_with", "stack", "wait_for"]
+__all__ = ["CALLER", "Cell", "Notebook", "Stack", "alive", "process_ids_with", "stack", "wait_for"]
 
-# One client, for its TLS settings cost more than a call; no connection is kept, for backends come and go.
-_CALLER = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+CALLER = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+"""Somebody outside. One client, for TLS settings cost more than a call; no connection is kept, for backends come and go."""
 
 _numbers = itertools.count(1)
 
@@ -221,7 +221,7 @@ class Stack:
         content = None if body is None else json.dumps(body)
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
-        return _CALLER.request(
+        return CALLER.request(
             method, base.rstrip("/") + path, content=content, headers=sent, timeout=timeout_s
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -41,6 +41,14 @@ Deploy = Callable[..., str]
 def renamed(source: str, old: str, new: str) -> str:
     """Return the source with a class renamed, so that tests do not share an app."""
     return source.replace(f"class {old}(", f"class {new}(")
+
+
+@pytest.fixture(scope="session")
+def notebook(shared: Stack) -> Iterator[Notebook]:
+    """One kernel for all rows; those about the kernel itself start another."""
+    kernel = Notebook(shared)
+    yield kernel
+    kernel.close()
 
 
 @pytest.fixture(params=["file", "notebook"])

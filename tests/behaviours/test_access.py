@@ -6,11 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.behaviours.conftest import ECHO, Deploy, renamed
-from tests.stack import Notebook, Stack, wait_for
+from tests.stack import CALLER, Notebook, Stack, wait_for
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def usage(
 ) -> list[dict[str, Any]]:
     """Return what an account is charged for an app (`owner/alias`)."""
     headers = {"Authorization": f"Key {key or shared.key}"} | ({"X-Fal-Team": team} if team else {})
-    answer = httpx.get(f"{shared.url}/api/v1/usage", params={"app": app}, headers=headers, timeout=30)
+    answer = CALLER.get(f"{shared.url}/api/v1/usage", params={"app": app}, headers=headers, timeout=30)
     rows: list[dict[str, Any]] = answer.json()["rows"]
     return rows
 
@@ -138,7 +137,7 @@ def test_s093_shared_is_for_any_key_and_each_caller_is_charged(
     before, own = calls_of(usage(shared, app, key=stranger.key)), usage(shared, app)
     assert shared.call("pay-yourself", {}, key=stranger.key).status_code == 200
     assert shared.call("pay-yourself", {}, key=False).status_code == 401
-    queued = httpx.post(
+    queued = CALLER.post(
         f"{shared.url}/queue/{app}", json={}, headers={"Authorization": f"Key {stranger.key}"}, timeout=30
     )
     assert queued.status_code == 200, queued.text
@@ -165,7 +164,7 @@ def test_s094_the_api_answers_403(shared: Stack) -> None:
     shared.cli_json("admin", "set", shared.owner, "--shared", "off")
     done = shared.cli_json("deploy", str(shared.root / "src/refused_shared.py"), "--auth", "shared", ok=False)
     assert done["error"]["code"] == "auth.shared_disabled"
-    acting = httpx.patch(
+    acting = CALLER.patch(
         f"{shared.url}/api/v1/accounts/{shared.owner}", json={"shared": True},
         headers={"Authorization": f"Key {account(shared, f'u{time.time_ns() % 10**9}').key}"}, timeout=30,
     )  # fmt: skip
@@ -175,15 +174,15 @@ def test_s094_the_api_answers_403(shared: Stack) -> None:
 def test_s095_a_shared_app_is_listed_in_the_gallery_with_its_playground(shared: Stack) -> None:
     shared.cli_json("admin", "set", shared.owner, "--shared", "on")
     shared.deploy(slow("Published"), "--auth", "shared", name="published.py")
-    gallery = httpx.get(shared.url, timeout=30)
+    gallery = CALLER.get(shared.url, timeout=30)
     assert f"{shared.owner}/published" in gallery.text
-    assert httpx.get(f"{shared.url}/playground/{shared.owner}/published", timeout=30).status_code == 200
-    shown = httpx.get(f"{shared.url}/playground/{shared.owner}/published/app.json", timeout=30).json()
+    assert CALLER.get(f"{shared.url}/playground/{shared.owner}/published", timeout=30).status_code == 200
+    shown = CALLER.get(f"{shared.url}/playground/{shared.owner}/published/app.json", timeout=30).json()
     assert shown["auth_mode"] == "shared"
     assert [endpoint["path"] for endpoint in shown["endpoints"]] == ["/"]
     assert shared.call("published", {}).status_code == 200
     shared.deploy(slow("Published"), "--auth", "private", name="published.py")
-    assert f"{shared.owner}/published" not in httpx.get(shared.url, timeout=30).text
+    assert f"{shared.owner}/published" not in CALLER.get(shared.url, timeout=30).text
 
 
 def test_s096_private_in_code_is_accepted(deploy: Deploy, shared: Stack) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from tests.behaviours.conftest import ECHO, Deploy, renamed
-from tests.stack import Notebook, Stack
+from tests.stack import CALLER, Notebook, Stack
 
 
 def test_s054_redeploying_keeps_id_and_url(shared: Stack) -> None:
@@ -31,7 +30,7 @@ def test_s054_deploying_the_same_again_changes_nothing(deploy: Deploy, shared: S
 
 def test_s057_the_sync_url_answers_with_the_result(shared: Stack) -> None:
     shared.deploy(renamed(ECHO, "Echo", "Direct"), name="direct.py")
-    answer = httpx.post(
+    answer = CALLER.post(
         f"{shared.url}/run/{shared.owner}/direct",
         json={"x": 9},
         headers={"Authorization": f"Key {shared.key}"},
@@ -45,7 +44,7 @@ def test_s057_the_sync_url_answers_with_the_result(shared: Stack) -> None:
 
 def test_s060_run_is_public_by_default(notebook: Notebook) -> None:
     _, url = notebook.run_app(renamed(ECHO, "Echo", "Open"))
-    assert httpx.post(url, json={}, timeout=30).status_code == 200
+    assert CALLER.post(url, json={}, timeout=30).status_code == 200
 
 
 def test_s060_private_in_code_is_not_used_by_run_and_says_so(notebook: Notebook) -> None:
@@ -54,12 +53,12 @@ def test_s060_private_in_code_is_not_used_by_run_and_says_so(notebook: Notebook)
     )
     cell, url = notebook.run_app(source)
     assert "app_auth" in cell.text
-    assert httpx.post(url, json={}, timeout=30).status_code == 200
+    assert CALLER.post(url, json={}, timeout=30).status_code == 200
 
 
 def test_s060_the_flag_makes_a_temporary_app_private(notebook: Notebook, shared: Stack) -> None:
     _, url = notebook.run_app(renamed(ECHO, "Echo", "FlagPrivate"), "--auth", "private")
-    assert httpx.post(url, json={}, timeout=30).status_code == 401
+    assert CALLER.post(url, json={}, timeout=30).status_code == 401
     assert shared.call(url, {}).status_code == 200
 
 

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.stack import Stack, alive, stack, wait_for
+from tests.stack import CALLER, Stack, alive, wait_for
 
 CLIENT = Path(__file__).parents[1] / "clients" / "python_calls.py"
 
@@ -78,7 +77,7 @@ def ask(where: Stack, path: str, method: str = "GET", app: str = "moods", **more
     """Ask the queue as somebody outside does."""
     headers = {"Authorization": f"Key {where.key}"} | more.pop("headers", {})
     url = f"{where.url}/queue/{where.owner}/{app}{path}"
-    return httpx.request(method, url, headers=headers, timeout=30, **more)
+    return CALLER.request(method, url, headers=headers, timeout=30, **more)
 
 
 def submit(
@@ -226,14 +225,6 @@ def test_s041_the_app_may_opt_out_of_retries(moody: Stack) -> None:
     assert len(pids(moody, "s41-app")) == 1
 
 
-@pytest.fixture(scope="module")
-def secure() -> Iterator[Stack]:
-    """A backend with TLS, as fal's own Python client needs it."""
-    with stack("--tls", "--tls-port", "0", "--port", "0") as made:
-        made.deploy(CLIENTS, name="clients.py")
-        yield made
-
-
 CLIENTS = """
 import fal
 from pydantic import BaseModel
@@ -256,6 +247,7 @@ class Clients(fal.App):
 
 def test_s055_fals_own_client_works_with_the_exports(secure: Stack) -> None:
     """The other methods are driven by `make clients`."""
+    secure.deploy(CLIENTS, name="clients.py")
     env = {"PATH": os.environ["PATH"], "HOME": str(secure.root), "OWNER": secure.owner}
     for case, expected in {"run": '"root": {"y": 4}', "subscribe": '"result": {"y": 15}'}.items():
         done = subprocess.run(
@@ -278,9 +270,9 @@ def test_s056_the_queue_is_a_plain_http_api(moody: Stack) -> None:
     ]
     headers = {"Authorization": f"Key {moody.key}"}
     wait_for(
-        "COMPLETED", lambda: httpx.get(found["status_url"], headers=headers).json()["status"] == "COMPLETED"
+        "COMPLETED", lambda: CALLER.get(found["status_url"], headers=headers).json()["status"] == "COMPLETED"
     )
-    assert httpx.get(found["response_url"], headers=headers).json()["tries"] == 1
+    assert CALLER.get(found["response_url"], headers=headers).json()["tries"] == 1
 
 
 def test_s059_a_request_survives_the_kill_of_its_runner(moody: Stack) -> None:

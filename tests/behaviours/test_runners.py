@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.behaviours.conftest import ECHO, renamed
-from tests.stack import Notebook, Stack, wait_for
+from tests.stack import CALLER, Notebook, Stack, wait_for
 
 
 def stop_all(shared: Stack, app: str) -> None:
@@ -65,7 +65,7 @@ def test_s050_run_gives_a_temporary_url_that_works(notebook: Notebook) -> None:
     assert cell.error is None, cell.text
     url = re.search(r"https?://\S+/run/\S+-dev-[0-9a-f]{6}", cell.text)
     assert url, cell.text
-    assert httpx.post(url.group(), json={"x": 3}, timeout=30).json()["x"] == 3
+    assert CALLER.post(url.group(), json={"x": 3}, timeout=30).json()["x"] == 3
 
 
 def test_s051_a_temporary_app_has_a_single_runner(notebook: Notebook, shared: Stack) -> None:
@@ -94,7 +94,7 @@ def test_s051_a_temporary_app_has_a_single_runner(notebook: Notebook, shared: St
 
 def url_ended(url: str) -> bool:
     """Return whether a temporary URL is gone."""
-    return httpx.post(url, json={}, timeout=30).status_code == 404
+    return CALLER.post(url, json={}, timeout=30).status_code == 404
 
 
 def test_s052_ctrl_c_of_run_ends_the_temporary_url(shared: Stack) -> None:
@@ -107,7 +107,7 @@ def test_s052_ctrl_c_of_run_ends_the_temporary_url(shared: Stack) -> None:
             if match := re.search(r"https?://\S+/run/\S+-dev-[0-9a-f]{6}", line):
                 break
         url = match.group() if match else pytest.fail(shown)
-        assert wait_for("the app to answer", lambda: httpx.post(url, json={}, timeout=30).status_code == 200)
+        assert wait_for("the app to answer", lambda: CALLER.post(url, json={}, timeout=30).status_code == 200)
         assert url.rpartition("/")[2] not in str(shared.cli_json("apps", "list"))
         process.send_signal(signal.SIGINT)
         wait_for("the URL to end", lambda: url_ended(url), 5 * 5)
@@ -125,7 +125,7 @@ def test_s052_interrupt_of_run_wait_ends_the_temporary_url(notebook: Notebook, s
 
     (app,) = wait_for("the temporary app", temporary)
     url = f"{shared.url}/run/{app['endpoint_id']}"
-    assert httpx.post(url, json={}, timeout=30).status_code == 200
+    assert CALLER.post(url, json={}, timeout=30).status_code == 200
     notebook.interrupt()
     notebook.result(message)
     wait_for("the URL to end", lambda: url_ended(url), 5 * 5)

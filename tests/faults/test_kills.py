@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from tests.behaviours.conftest import ECHO, renamed
-from tests.stack import Notebook, Stack, alive, process_ids_with, wait_for
+from tests.stack import CALLER, Notebook, Stack, alive, process_ids_with, wait_for
 
 
 def answers(stack: Stack, app: str) -> dict[str, object] | None:
@@ -79,9 +79,9 @@ def test_kernel_killed_its_temporary_apps_end(fresh: Stack) -> None:
     kernel = Notebook(fresh)
     try:
         _, url = kernel.run_app(ECHO)
-        runner = httpx.post(url, json={}, timeout=30).json()["pid"]
+        runner = CALLER.post(url, json={}, timeout=30).json()["pid"]
         os.kill(kernel.pid, signal.SIGKILL)
-        wait_for("the URL to end", lambda: httpx.post(url, json={}, timeout=30).status_code == 404, 5 * 5)
+        wait_for("the URL to end", lambda: CALLER.post(url, json={}, timeout=30).status_code == 404, 5 * 5)
         wait_for("the runner to end", lambda: not alive(runner))
     finally:
         kernel.close()
@@ -92,9 +92,9 @@ def test_a_busy_kernel_is_alive(fresh: Stack) -> None:
     try:
         _, url = kernel.run_app(ECHO)
         busy = kernel.send("import time\nfor _ in range(30): time.sleep(0.1)\n")
-        assert httpx.post(url, json={}, timeout=30).status_code == 200
+        assert CALLER.post(url, json={}, timeout=30).status_code == 200
         kernel.result(busy)
-        assert httpx.post(url, json={}, timeout=30).status_code == 200
+        assert CALLER.post(url, json={}, timeout=30).status_code == 200
     finally:
         kernel.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.stack import Stack, wait_for
+from tests.stack import CALLER, Stack, wait_for
 
 SOURCE = """
 import asyncio, os
@@ -48,7 +48,7 @@ def live(fresh: Stack) -> Stack:
 
 def ask(live: Stack, path: str, method: str = "GET", **more: Any) -> httpx.Response:
     url = f"{live.url}/queue/{live.owner}/long{path}"
-    return httpx.request(method, url, headers={"Authorization": f"Key {live.key}"}, timeout=30, **more)
+    return CALLER.request(method, url, headers={"Authorization": f"Key {live.key}"}, timeout=30, **more)
 
 
 def begin(live: Stack, name: str, seconds: float, *, waits: bool = False) -> str:
@@ -74,7 +74,7 @@ def kill_backend(live: Stack) -> None:
 def answers(live: Stack) -> bool:
     """Return whether the backend is there."""
     try:
-        return httpx.get(f"{live.url}/readyz", timeout=10).status_code == 200
+        return CALLER.get(f"{live.url}/readyz", timeout=10).status_code == 200
     except httpx.TransportError:
         return False
 

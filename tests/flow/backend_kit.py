@@ -23,6 +23,7 @@ from fal_notebook import bundle, schema
 from fal_notebook.app import App
 from fal_notebook.places import Places
 from tests import images
+from tests.stack import CALLER
 
 __all__ = ["FINAL", "Backend", "running_backend", "wait_for"]
 
@@ -134,7 +135,7 @@ class Backend:
 
     def call(self, app: str, body: Any = None, *, key: bool = True, path: str = "") -> httpx.Response:
         url = f"{self.record['url']}/run/{self.owner}/{app}{path}"
-        return httpx.post(url, json=body or {}, headers=self.headers if key else {}, timeout=60)
+        return CALLER.post(url, json=body or {}, headers=self.headers if key else {}, timeout=60)
 
     def runners(self, app: str) -> list[dict[str, Any]]:
         """Return an app's runners that have not ended."""

@@ -21,6 +21,7 @@ import fal_notebook as fal
 from fal_notebook import bundle, schema
 from tests.access_cells import CALLERS, MODES, OPERATIONS, expected
 from tests.flow.backend_kit import FINAL, Backend, running_backend, wait_for
+from tests.stack import CALLER
 
 
 class Open(fal.App):
@@ -236,7 +237,7 @@ class Reader:
         assert self._begun.wait(30)
 
     def _read(self, who: Person, path: str) -> None:
-        with httpx.stream("GET", who.url + path, headers=who.headers, timeout=60, trust_env=False) as answer:
+        with CALLER.stream("GET", who.url + path, headers=who.headers, timeout=60) as answer:
             self.status = answer.status_code
             for line in answer.iter_lines():
                 self._begun.set()
@@ -343,7 +344,7 @@ def test_an_upload_token_ends_with_its_key(root: Person) -> None:
 
     def upload() -> int:
         headers = {"authorization": f"Bearer {token}", "x-fal-file-name": "a.txt"}
-        return httpx.post(f"{root.url}/files/upload", content=b"a", headers=headers, timeout=30).status_code
+        return CALLER.post(f"{root.url}/files/upload", content=b"a", headers=headers, timeout=30).status_code
 
     assert upload() == 200
     assert root.ask("DELETE", f"/api/v1/keys/{str(who.key).partition(':')[0]}").status_code == 200

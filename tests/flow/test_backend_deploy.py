@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 import fal_notebook as fal
 from fal_notebook.app import App
 from tests.flow.backend_kit import Backend, running_backend, wait_for
+from tests.stack import CALLER
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,8 @@ def test_machine_types_are_judged_before_anything_is_written(backend: Backend) -
 
 def test_the_control_api_wants_a_key_and_bounds_bodies(backend: Backend) -> None:
     url = backend.record["url"]
-    assert httpx.get(f"{url}/api/v1/instance").status_code == 200
-    refused = httpx.get(f"{url}/api/v1/apps")
+    assert CALLER.get(f"{url}/api/v1/instance").status_code == 200
+    refused = CALLER.get(f"{url}/api/v1/apps")
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "auth.required")
     assert backend.api("POST", "/sessions", content=b" " * (17 << 20)).status_code == 413
     assert backend.api("GET", "/deployments/d-none").json()["error"]["code"] == "deploy.not_found"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-import httpx
-
 from tests.behaviours.conftest import ECHO
-from tests.stack import stack
+from tests.stack import CALLER, stack
 
 WATCH = textwrap.dedent("""
     import os
@@ -43,8 +41,8 @@ def test_nothing_is_imported_after_ready() -> None:
         assert backend.call("echo", {"x": "no"}).status_code == 422
         assert backend.call("echo", {}, key=False).status_code == 401
         assert backend.call("no-such-app", {}).status_code == 404
-        assert httpx.get(f"{backend.url}/metrics").status_code == 200
-        document = httpx.get(f"{backend.url}/api/v1/openapi.json").json()
+        assert CALLER.get(f"{backend.url}/metrics").status_code == 200
+        document = CALLER.get(f"{backend.url}/api/v1/openapi.json").json()
         assert "/api/v1/deployments/{id}" in document["paths"]
         backend.logs("echo")
         backend.events()

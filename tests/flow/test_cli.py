@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from fal_notebook.places import process_start_time
-from tests.stack import FAL_NB, Stack, process_ids_with, stack, wait_for
+from tests.stack import CALLER, FAL_NB, Stack, process_ids_with, stack, wait_for
 
 ECHO = """
 import fal
@@ -119,10 +119,10 @@ def test_run_stays_until_ctrl_c_and_exits_0(shared: Stack) -> None:
         found = json.loads(line)
         assert found["ephemeral"] is True
         assert re.fullmatch(r"staying-dev-[0-9a-f]{6}", found["app_name"])
-        assert httpx.post(found["urls"]["run"], json={"x": 4}, timeout=30).json() == {"x": 4}
+        assert CALLER.post(found["urls"]["run"], json={"x": 4}, timeout=30).json() == {"x": 4}
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-    assert httpx.post(found["urls"]["run"], json={}, timeout=30).status_code == 404
+    assert CALLER.post(found["urls"]["run"], json={}, timeout=30).status_code == 404
 
 
 def test_a_run_that_is_killed_leaves_no_app(shared: Stack) -> None:
@@ -132,7 +132,7 @@ def test_a_run_that_is_killed_leaves_no_app(shared: Stack) -> None:
         url = json.loads(next(line for line in process.stdout if line.startswith("{")))["urls"]["run"]
         process.kill()
         process.wait()
-    wait_for("the URL to end", lambda: httpx.post(url, json={}, timeout=30).status_code == 404)
+    wait_for("the URL to end", lambda: CALLER.post(url, json={}, timeout=30).status_code == 404)
 
 
 def test_logs_are_filtered_and_followed(cold: Stack) -> None:
@@ -324,7 +324,7 @@ def test_serve_in_the_foreground_ends_with_ctrl_c() -> None:
         with empty.cli_running("serve", "--json") as process:
             assert process.stdout is not None
             found = json.loads(next(line for line in process.stdout if line.startswith("{")))
-            assert httpx.get(found["url"] + "/healthz", timeout=10).status_code == 200
+            assert CALLER.get(found["url"] + "/healthz", timeout=10).status_code == 200
             born = process_start_time(found["pid"])
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import httpx
 import pytest
 
-from tests.stack import Notebook, Stack, stack, wait_for
+from tests.stack import CALLER, Notebook, Stack, stack, wait_for
 
 MB = 1024 * 1024
 QUOTA_MB = 24
@@ -50,11 +50,11 @@ def auth(made: Stack) -> dict[str, str]:
 
 def upload(made: Stack, data: Any, name: str = "a.bin", **headers: str) -> httpx.Response:
     sent = auth(made) | {"X-Fal-File-Name": name, "Content-Type": "application/octet-stream"} | headers
-    return httpx.post(f"{made.url}/files/upload", content=data, headers=sent, timeout=60)
+    return CALLER.post(f"{made.url}/files/upload", content=data, headers=sent, timeout=60)
 
 
 def initiate(made: Stack, kind: str = "initiate", name: str = "a.txt") -> dict[str, str]:
-    answer = httpx.post(
+    answer = CALLER.post(
         f"{made.url}/rest/storage/upload/{kind}?storage_type=fal-cdn-v3",
         json={"file_name": name, "content_type": "text/plain"},
         headers=auth(made),
@@ -65,7 +65,7 @@ def initiate(made: Stack, kind: str = "initiate", name: str = "a.txt") -> dict[s
 
 
 def put(url: str, data: bytes, content_type: str = "text/plain") -> httpx.Response:
-    return httpx.put(url, content=data, headers={"Content-Type": content_type})
+    return CALLER.put(url, content=data, headers={"Content-Type": content_type})
 
 
 def with_query(url: str, **changed: str) -> str:
@@ -75,7 +75,7 @@ def with_query(url: str, **changed: str) -> str:
 
 
 def delete(made: Stack, url: str) -> None:
-    assert httpx.delete(url, headers=auth(made)).status_code == 204
+    assert CALLER.delete(url, headers=auth(made)).status_code == 204
 
 
 def left_over(made: Stack, folder: str) -> list[str]:
@@ -83,7 +83,7 @@ def left_over(made: Stack, folder: str) -> list[str]:
 
 
 def test_what_the_python_client_does_for_a_small_file(backend: Stack) -> None:
-    answer = httpx.post(
+    answer = CALLER.post(
         f"{backend.url}/rest/storage/auth/token?storage_type=fal-cdn-v3", headers=auth(backend), json={}
     )
     token = answer.json()
@@ -95,12 +95,12 @@ def test_what_the_python_client_does_for_a_small_file(backend: Stack) -> None:
         "X-Fal-File-Name": "größe 1.png",
     }
     data = os.urandom(200_000)
-    answer = httpx.post(
+    answer = CALLER.post(
         f"{backend.url}/files/upload", content=data, headers={k: v.encode() for k, v in sent.items()}
     )
     url = answer.json()["access_url"]
     assert url.startswith(f"{backend.url}/files/")
-    got = httpx.get(url)
+    got = CALLER.get(url)
     assert got.content == data
     assert got.headers["content-type"] == "image/png"
     assert got.headers["content-disposition"].startswith("inline; filename*=UTF-8''gr%C3%B6%C3%9Fe%201.png")
@@ -112,12 +112,12 @@ def test_what_the_python_client_does_for_a_small_file(backend: Stack) -> None:
 
 def test_urls_stand_on_the_address_that_the_caller_used(backend: Stack) -> None:
     port = urlsplit(backend.url).port
-    answer = httpx.post(f"http://localhost:{port}/files/upload", content=b"x", headers=auth(backend))
+    answer = CALLER.post(f"http://localhost:{port}/files/upload", content=b"x", headers=auth(backend))
     assert answer.json()["access_url"].startswith(f"http://localhost:{port}/files/")
 
 
 def test_parts_of_the_python_client_come_in_any_order(backend: Stack) -> None:
-    begun = httpx.post(
+    begun = CALLER.post(
         f"{backend.url}/files/upload/multipart",
         headers=auth(backend) | {"X-Fal-File-Name": "big.bin", "Content-Type": "application/octet-stream"},
     ).json()
@@ -125,17 +125,19 @@ def test_parts_of_the_python_client_come_in_any_order(backend: Stack) -> None:
     base = f"{begun['access_url']}/multipart/{begun['uploadId']}"
 
     def send(number: int) -> dict[str, Any]:
-        answer = httpx.put(f"{base}/{number}", content=pieces[number - 1], headers=auth(backend))
+        answer = CALLER.put(f"{base}/{number}", content=pieces[number - 1], headers=auth(backend))
         return {"partNumber": number, "etag": answer.headers["etag"]}
 
     with ThreadPoolExecutor(5) as pool:
         parts = list(pool.map(send, (5, 3, 1, 2, 4)))
-    assert httpx.get(begun["access_url"]).status_code == 404
+    assert CALLER.get(begun["access_url"]).status_code == 404
     wrong = [{"partNumber": 1, "etag": "nothing"}]
-    assert httpx.post(f"{base}/complete", json={"parts": wrong}, headers=auth(backend)).status_code == 400
+    assert CALLER.post(f"{base}/complete", json={"parts": wrong}, headers=auth(backend)).status_code == 400
     for _ in range(2):
-        assert httpx.post(f"{base}/complete", json={"parts": parts}, headers=auth(backend)).status_code == 200
-    assert httpx.get(begun["access_url"]).content == b"".join(pieces)
+        assert (
+            CALLER.post(f"{base}/complete", json={"parts": parts}, headers=auth(backend)).status_code == 200
+        )
+    assert CALLER.get(begun["access_url"]).content == b"".join(pieces)
     assert left_over(backend, "parts") == []
     delete(backend, begun["access_url"])
 
@@ -143,16 +145,16 @@ def test_parts_of_the_python_client_come_in_any_order(backend: Stack) -> None:
 def test_what_the_javascript_client_does(backend: Stack) -> None:
     begun = initiate(backend)
     assert put(begun["upload_url"], b"hello").status_code == 200
-    assert httpx.get(begun["file_url"]).text == "hello"
+    assert CALLER.get(begun["file_url"]).text == "hello"
     begun = initiate(backend, "initiate-multipart")
     path, _, query = begun["upload_url"].partition("?")
     parts = [
-        httpx.put(f"{path}/{n}?{query}", content=text).json() for n, text in ((2, b"world"), (1, b"hello "))
+        CALLER.put(f"{path}/{n}?{query}", content=text).json() for n, text in ((2, b"world"), (1, b"hello "))
     ]
     assert {part["partNumber"] for part in parts} == {1, 2}
-    done = httpx.post(f"{path}/complete?{query}", json={"parts": parts})
+    done = CALLER.post(f"{path}/complete?{query}", json={"parts": parts})
     assert done.status_code == 200
-    assert httpx.get(begun["file_url"]).text == "hello world"
+    assert CALLER.get(begun["file_url"]).text == "hello world"
 
 
 def test_a_signed_address_does_only_what_it_was_signed_for(backend: Stack) -> None:
@@ -172,30 +174,30 @@ def test_a_signed_address_does_only_what_it_was_signed_for(backend: Stack) -> No
     }
     assert {name: put(at, b"x").status_code for name, at in refused.items()} == dict.fromkeys(refused, 403)
     assert put(url, b"x", "text/html").status_code == 403
-    assert httpx.delete(url).status_code == 401
-    assert httpx.get(begun["file_url"]).status_code == 404
+    assert CALLER.delete(url).status_code == 401
+    assert CALLER.get(begun["file_url"]).status_code == 404
     assert put(url, b"mine").status_code == 200
     assert put(url, b"mine").status_code == 200, "a client that missed the answer sends it again"
     assert put(url, b"other").status_code == 403
-    assert httpx.get(begun["file_url"]).text == "mine"
+    assert CALLER.get(begun["file_url"]).text == "mine"
 
 
 def test_keys_tokens_and_owners(backend: Stack) -> None:
     url = upload(backend, b"x").json()["access_url"]
     for header in ({}, {"Authorization": "Bearer a.b.c"}, {"Authorization": "Key a:b"}):
-        assert httpx.post(f"{backend.url}/files/upload", content=b"x", headers=header).status_code == 401
-        assert httpx.delete(url, headers=header).status_code == 401
-    token = httpx.post(f"{backend.url}/rest/storage/auth/token", headers=auth(backend)).json()["token"]
+        assert CALLER.post(f"{backend.url}/files/upload", content=b"x", headers=header).status_code == 401
+        assert CALLER.delete(url, headers=header).status_code == 401
+    token = CALLER.post(f"{backend.url}/rest/storage/auth/token", headers=auth(backend)).json()["token"]
     words = token.split(".")
     words[-2] = str(int(words[-2]) + 10_000)
     forged = {"Authorization": f"Bearer {'.'.join(words)}"}
-    assert httpx.post(f"{backend.url}/files/upload", content=b"x", headers=forged).status_code == 401
+    assert CALLER.post(f"{backend.url}/files/upload", content=b"x", headers=forged).status_code == 401
     good = {"Authorization": f"Bearer {token}"}
-    assert httpx.post(f"{backend.url}/run/{backend.owner}/none", json={}, headers=good).status_code in (
+    assert CALLER.post(f"{backend.url}/run/{backend.owner}/none", json={}, headers=good).status_code in (
         401,
         404,
     )
-    assert httpx.get(f"{backend.url}/api/v1/apps", headers=good).status_code == 401
+    assert CALLER.get(f"{backend.url}/api/v1/apps", headers=good).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_names_lead_nowhere(backend: Stack, name: str) -> None:
     assert put(begun["upload_url"], b"x").status_code == 200
     path = urlsplit(begun["file_url"]).path
     assert path.count("/") == 3
-    assert httpx.get(begun["file_url"]).text == "x"
+    assert CALLER.get(begun["file_url"]).text == "x"
     new = {entry for entry in set(left_over(backend, "..")) - before if len(entry) not in (2, 64)}
     assert new == set()
 
@@ -236,19 +238,19 @@ def test_ranges_and_validators(backend: Stack) -> None:
         "bytes=-0": (416, b""),
     }
     for wanted, (status, body) in expected.items():
-        got = httpx.get(url, headers={"Range": wanted})
+        got = CALLER.get(url, headers={"Range": wanted})
         assert (got.status_code, got.content) == (status, body), wanted
-    etag = httpx.head(url).headers["etag"]
-    assert httpx.head(url).content == b""
-    assert httpx.get(url, headers={"If-None-Match": etag}).status_code == 304
-    assert httpx.get(url, headers={"Range": "bytes=0-0", "If-Range": '"old"'}).status_code == 200
+    etag = CALLER.head(url).headers["etag"]
+    assert CALLER.head(url).content == b""
+    assert CALLER.get(url, headers={"If-None-Match": etag}).status_code == 304
+    assert CALLER.get(url, headers={"Range": "bytes=0-0", "If-Range": '"old"'}).status_code == 200
     delete(backend, url)
 
 
 def test_pages_are_downloaded_and_never_shown(backend: Stack) -> None:
     for kind in ("text/html", "image/svg+xml", "application/xhtml+xml", "text/javascript", "nonsense"):
         begun = upload(backend, b"<script>", "p.html", **{"Content-Type": kind}).json()
-        assert httpx.get(begun["access_url"]).headers["content-disposition"].startswith("attachment;"), kind
+        assert CALLER.get(begun["access_url"]).headers["content-disposition"].startswith("attachment;"), kind
 
 
 def chunked(size: int) -> Iterator[bytes]:
@@ -283,7 +285,7 @@ def test_equal_bytes_are_kept_once_and_for_as_long_as_one_file_has_them(backend:
     assert left_over(backend, "objects").count(name) == 1
     for url in urls[:-1]:
         delete(backend, url)
-    assert httpx.get(urls[-1]).content == data
+    assert CALLER.get(urls[-1]).content == data
     delete(backend, urls[-1])
     assert name not in left_over(backend, "objects")
 
@@ -292,9 +294,9 @@ def test_an_expired_file_is_gone_from_the_disk_too(backend: Stack) -> None:
     data = os.urandom(1000)
     lifetime = {"X-Fal-Object-Lifecycle": json.dumps({"expiration_duration_seconds": 1})}
     url = upload(backend, data, **lifetime).json()["access_url"]
-    first = httpx.get(url)
+    first = CALLER.get(url)
     assert "max-age=1," in first.headers["cache-control"] or "max-age=0," in first.headers["cache-control"]
-    wait_for("the file to expire", lambda: httpx.get(url).status_code == 404, 10)
+    wait_for("the file to expire", lambda: CALLER.get(url).status_code == 404, 10)
     wait_for(
         "its bytes to go", lambda: hashlib.sha256(data).hexdigest() not in left_over(backend, "objects"), 10
     )
@@ -363,13 +365,13 @@ def killed_at_half(made: Stack, path: str) -> None:
 def test_a_client_killed_in_the_middle_leaves_nothing(hasty: Stack) -> None:
     killed_at_half(hasty, "/files/upload")
     wait_for("the half to go", lambda: left_over(hasty, "incoming") == [], 10)
-    begun = httpx.post(f"{hasty.url}/files/upload/multipart", headers=auth(hasty)).json()
+    begun = CALLER.post(f"{hasty.url}/files/upload/multipart", headers=auth(hasty)).json()
     base = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}"
-    httpx.put(f"{hasty.url}{base}/1", content=bytes(MB), headers=auth(hasty))
+    CALLER.put(f"{hasty.url}{base}/1", content=bytes(MB), headers=auth(hasty))
     assert left_over(hasty, "parts") != []
     killed_at_half(hasty, f"{base}/2")
     wait_for("the sweep", lambda: left_over(hasty, "parts") + left_over(hasty, "incoming") == [], 40)
-    gone = httpx.post(f"{hasty.url}{base}/complete", json={"parts": []}, headers=auth(hasty))
+    gone = CALLER.post(f"{hasty.url}{base}/complete", json={"parts": []}, headers=auth(hasty))
     assert gone.status_code == 404
 
 
@@ -394,7 +396,7 @@ def test_a_backend_killed_during_an_upload_leaves_nothing_and_keeps_the_rest(bac
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url).text == "kept"
+        return CALLER.get(url).text == "kept"
     except httpx.TransportError:
         return False
 
@@ -456,10 +458,10 @@ def test_an_app_takes_files_and_answers_with_files(backend: Stack) -> None:
     assert out["same"]["url"].startswith(f"{backend.url}/files/")
     assert out["same"]["url"].endswith("/out.txt")
     assert out["copy_"]["file_size"] == len(data)
-    assert httpx.get(out["same"]["url"]).content == httpx.get(out["copy_"]["url"]).content == data
+    assert CALLER.get(out["same"]["url"]).content == CALLER.get(out["copy_"]["url"]).content == data
     assert "file_data" not in out["same"]
     port = urlsplit(backend.url).port
-    mine = httpx.post(
+    mine = CALLER.post(
         f"http://localhost:{port}/run/{backend.owner}/copies",
         json={"image": url},
         headers=auth(backend) | {"X-Fal-Object-Lifecycle-Preference": '{"expiration_duration_seconds": 1}'},
@@ -467,12 +469,12 @@ def test_an_app_takes_files_and_answers_with_files(backend: Stack) -> None:
     ).json()
     assert mine["same"]["url"].startswith(f"http://localhost:{port}/files/"), "the caller's own address"
     wait_for(
-        "what the caller wants short-lived", lambda: httpx.get(mine["same"]["url"]).status_code == 404, 10
+        "what the caller wants short-lived", lambda: CALLER.get(mine["same"]["url"]).status_code == 404, 10
     )
     rest = backend.call("copies", {}, path="/last").json()
     assert rest["last"] == str(len(data))
     assert "not an address of the internet" in rest["refused"]
-    assert httpx.get(rest["pending"]).text == "late"
+    assert CALLER.get(rest["pending"]).text == "late"
     assert '"pillow"' in backend.call("copies", {}, path="/pillow").json()["error"]
 
 
@@ -500,13 +502,13 @@ def test_a_runners_token_ends_with_the_runner(backend: Stack) -> None:
         name="tells.py",
     )
     token = {"Authorization": "Bearer " + backend.call("tells", {}).json()["token"]}
-    assert httpx.post(f"{backend.url}/files/upload", content=b"x", headers=token).status_code == 200
-    assert httpx.get(f"{backend.url}/api/v1/apps", headers=token).status_code == 401
+    assert CALLER.post(f"{backend.url}/files/upload", content=b"x", headers=token).status_code == 200
+    assert CALLER.get(f"{backend.url}/api/v1/apps", headers=token).status_code == 401
     assert backend.call("tells", {}, key=False, headers=token).status_code == 401
     (runner,) = backend.runners("tells")
     backend.api("POST", f"/runners/{runner['runner_id']}/stop")
     wait_for("the runner's end", lambda: backend.runners("tells") == [])
-    assert httpx.post(f"{backend.url}/files/upload", content=b"x", headers=token).status_code == 401
+    assert CALLER.post(f"{backend.url}/files/upload", content=b"x", headers=token).status_code == 401
 
 
 def test_the_store_of_the_runner_is_a_folder_of_the_account(backend: Stack) -> None:
@@ -548,7 +550,7 @@ def test_the_toolkit_works_in_a_cell_and_in_the_app_that_the_cell_makes(backend:
         answer = backend.call(url, {"image": given})
         assert answer.status_code == 200, answer.text
         same = answer.json()["same"]["url"]
-        assert httpx.get(same).content == data
+        assert CALLER.get(same).content == data
         here = f"from fal.toolkit import File; print(File(url={same!r}).save('back.png').stat().st_size)"
         assert notebook.run(here).text.strip().endswith("1000")
     finally:

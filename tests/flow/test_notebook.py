@@ -7,11 +7,10 @@ import re
 import signal
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from fal_notebook.wire import MIME_TYPE
-from tests.stack import Cell, Notebook, Stack, wait_for
+from tests.stack import CALLER, Cell, Notebook, Stack, wait_for
 
 APP = """
 from pydantic import BaseModel
@@ -84,7 +83,7 @@ def test_a_cell_run_again_keeps_its_url_and_is_replaced_with_no_gap(notebook: No
     message = notebook.send("%%fal_app\n" + app("Again", version="2", setup="import time; time.sleep(0.5)"))
     answers = []
     for _ in range(200):
-        answer = httpx.post(url, json={}, timeout=30)
+        answer = CALLER.post(url, json={}, timeout=30)
         answers.append((answer.status_code, answer.json().get("version")))
         if answers[-1][1] == 2:
             break
@@ -141,7 +140,7 @@ def test_a_failed_rerun_keeps_the_running_app(notebook: Notebook) -> None:
     _, url = notebook.run_app(app("Keeps"))
     cell = notebook.run("%%fal_app\n" + app("Keeps", version="2", setup="raise ValueError(1)"))
     assert cell.error is not None
-    assert httpx.post(url, json={}, timeout=30).json()["version"] == 1
+    assert CALLER.post(url, json={}, timeout=30).json()["version"] == 1
 
 
 def test_an_interrupt_before_ready_leaves_nothing(notebook: Notebook, shared: Stack) -> None:
@@ -225,7 +224,7 @@ def test_deploying_the_same_twice_does_nothing(notebook: Notebook) -> None:
 def test_private_in_code_is_told_and_not_used_by_a_run(notebook: Notebook) -> None:
     cell, url = notebook.run_app(app("SaysSo", extra='app_auth = "private"'))
     assert "app_auth" in cell.text
-    assert httpx.post(url, json={}, timeout=30).status_code == 200
+    assert CALLER.post(url, json={}, timeout=30).status_code == 200
 
 
 STREAMS = """
@@ -262,7 +261,7 @@ def test_stop_takes_the_class_the_name_and_the_alias(notebook: Notebook, shared:
         _, url = notebook.run_app(app("Stops"))
         stopped = notebook.run(f"%fal stop {ref or url.rpartition('/')[2]}")
         assert stopped.error is None, stopped.text
-        wait_for("the URL to end", lambda url=url: httpx.post(url, json={}, timeout=30).status_code == 404)
+        wait_for("the URL to end", lambda url=url: CALLER.post(url, json={}, timeout=30).status_code == 404)
     gone = notebook.run("%fal stop Stops")
     assert gone.error is not None
     assert "NotFoundError" in gone.error
@@ -275,7 +274,7 @@ def test_a_dead_kernel_ends_its_temporary_apps(shared: Stack) -> None:
     import os
 
     os.kill(pid, signal.SIGKILL)
-    wait_for("the URL to end", lambda: httpx.post(url, json={}, timeout=30).status_code == 404)
+    wait_for("the URL to end", lambda: CALLER.post(url, json={}, timeout=30).status_code == 404)
     kernel.close()
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.stack import Stack, stack, wait_for
+from tests.stack import CALLER, Stack, stack, wait_for
 
 SOURCE = """
     import time
@@ -67,11 +67,11 @@ def timing(answer: httpx.Response) -> dict[str, float]:
 def submitted(live: Stack, body: dict[str, Any]) -> str:
     """Queue a request, wait for its end and return its id."""
     url, headers = f"{live.url}/queue/{live.owner}/watched", {"Authorization": f"Key {live.key}"}
-    request_id = httpx.post(url, json=body, headers=headers).json()["request_id"]
+    request_id = CALLER.post(url, json=body, headers=headers).json()["request_id"]
     asked = f"{url}/requests/{request_id}/status"
     wait_for(
         "its end",
-        lambda: httpx.get(asked, headers=headers).json().get("status") == "COMPLETED",
+        lambda: CALLER.get(asked, headers=headers).json().get("status") == "COMPLETED",
     )
     return str(request_id)
 
@@ -121,7 +121,7 @@ def test_the_log_is_asked_by_app_status_and_time(live: Stack) -> None:
     assert ids(app="another") == []
     assert len(ids(limit="1")) == 1
     assert live.api("GET", "/requests", params={"status": "many"}).status_code == 400
-    assert httpx.get(f"{live.url}/api/v1/requests").status_code == 401
+    assert CALLER.get(f"{live.url}/api/v1/requests").status_code == 401
 
 
 def test_the_command_lists_the_log(live: Stack) -> None:

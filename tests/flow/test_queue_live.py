@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.stack import Stack, stack, wait_for
+from tests.stack import CALLER, Stack, stack, wait_for
 
 SOURCE = """
     import asyncio, os, time
@@ -59,7 +59,7 @@ def live() -> Iterator[Stack]:
 
 def ask(live: Stack, path: str, method: str = "GET", **more: Any) -> httpx.Response:
     url = f"{live.url}/queue/{live.owner}/worker{path}"
-    return httpx.request(method, url, headers={"Authorization": f"Key {live.key}"}, timeout=30, **more)
+    return CALLER.request(method, url, headers={"Authorization": f"Key {live.key}"}, timeout=30, **more)
 
 
 def submit(live: Stack, path: str = "", **job: Any) -> str:

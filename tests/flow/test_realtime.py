@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.stack import Stack, stack, wait_for
+from tests.stack import Stack, wait_for
 
 APP = """
 import asyncio, os
@@ -112,11 +111,10 @@ print(json.dumps(asyncio.run(found) if asyncio.iscoroutine(found) else found))
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Stack]:
-    with stack("--tls", "--tls-port", "0", "--port", "0") as made:
-        made.deploy(APP, name="live.py", ref="Live")
-        made.file("caller.py", CALLER)
-        yield made
+def served(secure: Stack) -> Stack:
+    secure.deploy(APP, name="live.py", ref="Live")
+    secure.file("caller.py", CALLER)
+    return secure
 
 
 def told(served: Stack, case: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,10 @@ class {name}(fal.App):
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[Stack]:
-    with stack() as made:
-        if made.api("GET", "/nodes").json()["nodes"][0]["sandbox"] != "basic":
-            pytest.skip("tier basic cannot be used here: not root, or a restricted container")
-        yield made
+def house(shared: Stack) -> Stack:
+    if shared.api("GET", "/nodes").json()["nodes"][0]["sandbox"] != "basic":
+        pytest.skip("tier basic cannot be used here: not root, or a restricted container")
+    return shared
 
 
 def seen(house: Stack, name: str, settings: str = "") -> dict[str, Any]:

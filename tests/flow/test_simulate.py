@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.stack import Stack, stack, wait_for
+from tests.stack import Stack, wait_for
 
 SOURCE = """
 import time
@@ -25,10 +23,9 @@ class Traced(fal.App):
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[Stack]:
-    with stack() as made:
-        made.deploy(SOURCE)
-        yield made
+def house(shared: Stack) -> Stack:
+    shared.deploy(SOURCE, name="traced.py")
+    return shared
 
 
 def test_recorded_calls_are_replayed_under_both_policies(house: Stack) -> None:
@@ -36,7 +33,7 @@ def test_recorded_calls_are_replayed_under_both_policies(house: Stack) -> None:
     assert empty["error"]["code"] == "usage.no_trace"
     for _ in range(4):
         assert house.call("traced", {}).status_code == 200
-    wait_for("the log", lambda: len(house.api("GET", "/requests").json()["requests"]) == 4)
+    wait_for("the log", lambda: len(house.api("GET", "/requests?app=traced").json()["requests"]) == 4)
     found = house.cli_json("apps", "simulate", "traced", "--keep-alive", "60")
     assert (found["calls"], found["source"]) == (4, "recorded")
     assert found["present"]["calls"] == found["proposed"]["calls"] == 4

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.stack import Stack, stack, wait_for
+from tests.stack import CALLER, Stack, stack, wait_for
 
 SOURCE = """
     import json, time, urllib.request
@@ -169,7 +168,7 @@ def test_a_queued_request_is_traced_from_its_submission_to_its_runner(
 ) -> None:
     trace = "1" * 32
     url, headers = f"{live.url}/queue/{live.owner}/traced", {"Authorization": f"Key {live.key}"}
-    httpx.post(url, json={}, headers={**headers, "traceparent": f"00-{trace}-{'2' * 16}-01"})
+    CALLER.post(url, json={}, headers={**headers, "traceparent": f"00-{trace}-{'2' * 16}-01"})
     app = f"{live.owner}/traced"
     found = collector.wait(trace, 3)
     submit, attempt, runner = (
@@ -193,4 +192,4 @@ def test_a_call_whose_caller_is_not_sampled_leaves_no_span(live: Stack, collecto
 def test_only_a_runner_that_lives_may_tell_of_spans(live: Stack) -> None:
     url = f"{live.url}/rest/spans"
     for header in ({}, {"Authorization": f"Key {live.key}"}, {"Authorization": "Bearer a.runner.r-1.00.ff"}):
-        assert httpx.post(url, json=[], headers=header).status_code == 401
+        assert CALLER.post(url, json=[], headers=header).status_code == 401

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from fal_notebook.app import App, endpoint
 from tests.flow.backend_kit import Backend, running_backend, wait_for
+from tests.stack import CALLER
 
 
 class Job(BaseModel):
@@ -96,7 +97,7 @@ def backend() -> Iterator[Backend]:
 
 def submit(backend: Backend, webhook: str, body: Any = None) -> httpx.Response:
     url = f"{backend.record['url']}/queue/{backend.owner}/hooked"
-    return httpx.post(
+    return CALLER.post(
         url, params={"fal_webhook": webhook}, json=body or {}, headers=backend.headers, timeout=30
     )
 
@@ -121,7 +122,7 @@ def state(backend: Backend, request_id: str) -> str:
 
 def is_ours(backend: Backend, headers: dict[str, str], body: bytes) -> bool:
     """Verify a delivery as fal's documentation tells receivers to; raises where it is not ours."""
-    keys = httpx.get(f"{backend.record['url']}/rest/.well-known/jwks.json", timeout=30).json()["keys"]
+    keys = CALLER.get(f"{backend.record['url']}/rest/.well-known/jwks.json", timeout=30).json()["keys"]
     names = ("request-id", "user-id", "timestamp")
     words = [headers[f"x-fal-webhook-{name}"] for name in names]
     text = "\n".join([*words, hashlib.sha256(body).hexdigest()]).encode()
@@ -251,9 +252,9 @@ def test_an_answer_that_is_not_to_be_kept_is_delivered_and_then_dropped(backend:
         url = f"{backend.record['url']}/queue/{backend.owner}/hooked"
         headers = backend.headers | {"x-fal-store-io": "0"}
         params = {"fal_webhook": receiver.url}
-        answer = httpx.post(url, params=params, json={}, headers=headers, timeout=30)
+        answer = CALLER.post(url, params=params, json={}, headers=headers, timeout=30)
         request_id = answer.json()["request_id"]
         wait_for("the delivery", lambda: state(backend, request_id) == "delivered")
         assert receiver.said()[0]["payload"] == {"text": "x"}
-        kept = httpx.get(f"{url}/requests/{request_id}", headers=backend.headers, timeout=30)
+        kept = CALLER.get(f"{url}/requests/{request_id}", headers=backend.headers, timeout=30)
         assert kept.status_code == 404
