@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ def main(names: list[str]) -> int:
         for m in pkgutil.iter_modules([str(Path(__file__).parent)])
         if m.name.startswith("bench_")
     )
+    # What is measured keeps its bytecode, as an installation does: else each start is mostly the compiler's work.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in names or known:
         if name not in known:
             print(f"no bench {name!r}; there are: {', '.join(known)}", file=sys.stderr)
