@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from fal_backend.adapters.builder_uv import runtime_copy
 from fal_backend.adapters.builder_uv.runtime_copy import NOTEBOOK_ROOMS, copy_runtime, runtime_files
 
 import fal_notebook
@@ -82,7 +85,26 @@ def test_a_copy_is_made_once_for_each_content_and_never_changed(tmp_path: Path) 
     second = copy_runtime(tmp_path / "copies", source)
     assert second != first
     assert (first / "fal_notebook" / "errors.py").read_text() == "x = 1\n"
-    assert len(list((tmp_path / "copies").iterdir())) == 2
+    assert len([path for path in (tmp_path / "copies").iterdir() if path.is_dir()]) == 2
+
+
+def test_the_copy_of_a_package_that_is_as_it_was_is_found_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    (source / "runtime").mkdir(parents=True)
+    for name in ("__init__.py", "app.py", "runtime/__init__.py", "py.typed"):
+        (source / name).write_text("")
+    copies = tmp_path / "copies"
+    first = copy_runtime(copies, source)
+    with monkeypatch.context() as closed:
+        closed.setattr(runtime_copy, "runtime_files", lambda package: pytest.fail("it was read"))
+        assert copy_runtime(copies, source) == first
+    shutil.rmtree(first)
+    assert copy_runtime(copies, source) == first
+    assert first.is_dir()
+    (copies / ".current").write_text("nonsense")
+    assert copy_runtime(copies, source) == first
 
 
 def test_the_copy_can_be_imported_by_itself_and_is_compiled(tmp_path: Path) -> None:

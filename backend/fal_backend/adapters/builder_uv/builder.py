@@ -65,6 +65,9 @@ _OF_THE_RUNNER = (
     "uvloop>=0.19,<1",
 )
 
+_SETTLED_S = 10.0
+"""After a start, until things that nobody waits for are done."""
+
 Log = Callable[[str], None]
 
 
@@ -84,7 +87,10 @@ class UvBuilder:
 
     async def prepare(self) -> None:
         """Do in the background what the first build would wait for: the runtime's copy, pip's settings."""
-        await asyncio.gather(asyncio.to_thread(self.runtime_root), self._index_settings())
+        await asyncio.to_thread(self.runtime_root)
+        # Asking pip takes half a second of a core, which a first cell has more use for; a build asks by itself.
+        await asyncio.sleep(_SETTLED_S)
+        await self._index_settings()
 
     def plan(
         self, requirements: Sequence[Sequence[str]], python_version: str, versions: dict[str, str]
@@ -124,7 +130,7 @@ class UvBuilder:
         return self.root(hash) / "bin" / "python"
 
     def runtime_root(self) -> Path:
-        """Return the folder with this version's runtime code, made at the first call (some 0.5 s)."""
+        """Return the folder with this version's runtime code, made at the first call (some 0.5 s, if it is not on the disk)."""
         if self._runtime is None or not self._runtime.is_dir():
             self._runtime = copy_runtime(self._places.runtime)
         return self._runtime

@@ -2,7 +2,8 @@
 
 Rules: a runner gets the rooms listed below and what they import of this package: nothing of the notebook,
 the client or the command line. A copy is named by its content and never changed, so runners keep theirs
-when the backend is upgraded.
+when the backend is upgraded. Which copy belongs to the package as it lies there is noted beside the copies, for
+following the imports takes half a second that each start's first runner would wait for.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ ROOTS = (
     "wire",
 )
 """Rooms of `fal_notebook` that a runner enters by itself."""
+
+_NOTE = ".current"
+"""File beside the copies: the state of the package, and the copy that was made of it."""
 
 _one_at_a_time = threading.Lock()
 # Also because `ast.parse` in two threads at once fails now and then on Python 3.11 ("recursion depth mismatch").
@@ -88,6 +92,10 @@ def copy_runtime(folder: Path, package: Path | None = None) -> Path:
 
 
 def _copy_runtime(folder: Path, source: Path) -> Path:
+    state = _state_of(source)
+    noted = _noted(folder, state)
+    if noted is not None:
+        return noted
     files = runtime_files(source)
     digest = hashlib.sha256()
     for file in files:
@@ -96,7 +104,33 @@ def _copy_runtime(folder: Path, source: Path) -> Path:
     target = folder / digest.hexdigest()[:16]
     if not target.is_dir():
         _make(target, source, files)
+    _note(folder, state, target)
     return target
+
+
+def _state_of(source: Path) -> str:
+    """Return what changes whenever a file of the package does, without reading any."""
+    digest = hashlib.sha256(str(source).encode())
+    for file in sorted(source.rglob("*.py")):
+        found = file.stat()
+        # ctime too: tools that set a file's time to a fixed one cannot set this.
+        digest.update(f"\0{file}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _noted(folder: Path, state: str) -> Path | None:
+    try:
+        known, name = (folder / _NOTE).read_text().split()
+    except (OSError, ValueError):
+        return None
+    target = folder / name
+    return target if known == state and target.is_dir() else None
+
+
+def _note(folder: Path, state: str, target: Path) -> None:
+    temporary = folder / f"{_NOTE}-{os.getpid()}"
+    temporary.write_text(f"{state} {target.name}\n")
+    temporary.replace(folder / _NOTE)
 
 
 def _make(target: Path, source: Path, files: list[Path]) -> None:
