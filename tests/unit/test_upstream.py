@@ -144,3 +144,42 @@ def test_a_folded_header_cannot_become_two_lines() -> None:
     told, _ = exchange(b"HTTP/1.1 200 OK\r\nx-a: b\r\n evil: 1\r\ncontent-length: 0\r\n\r\n")
     heads = [one for one in told if isinstance(one, tuple)]
     assert all(b"\n evil" not in lines and b"\nevil" not in lines for _, lines, _ in heads)
+
+
+LONG = bytes(range(256)) * 1024
+
+
+def long_answer(body: bytes, more: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%b\r\n%b" % (len(body), more, body)
+
+
+@pytest.mark.parametrize("step", [1_000, 65_536, 100_000, len(LONG)])
+def test_a_long_body_arrives_whole_and_the_next_answer_is_read_as_any(step: int) -> None:
+    conn, _ = connection()
+    for body in (LONG, b"ok", LONG, LONG[:-1], b"ok"):
+        taker, data = Taker(), long_answer(body)
+        conn.begin(taker, b"request", is_head_call=False)
+        for at in range(0, len(data), step):
+            conn.data_received(data[at : at + step])
+        assert taker.told[0] == (200, b"", len(body))
+        assert b"".join(part for part in taker.told if isinstance(part, bytes)) == body
+        assert [one for one in taker.told if isinstance(one, End)] == [End.COMPLETE]
+        assert conn.is_reusable
+
+
+@pytest.mark.parametrize(
+    ("data", "ends"),
+    [
+        (long_answer(LONG) + b"x", [End.COMPLETE]),
+        (long_answer(LONG, b"connection: close\r\n"), [End.COMPLETE]),
+        (long_answer(LONG)[:-1], [End.INCOMPLETE]),
+    ],
+)
+def test_a_long_body_that_ends_badly_is_the_last_on_its_connection(data: bytes, ends: list[End]) -> None:
+    told, conn = exchange(data[:2_000], data[2_000:100_000], data[100_000:], eof=True)
+    assert [one for one in told if isinstance(one, End)] == ends
+    assert (
+        b"".join(part for part in told if isinstance(part, bytes))
+        == LONG[: len(data) - data.index(b"\r\n\r\n") - 4]
+    )
+    assert not conn.is_reusable

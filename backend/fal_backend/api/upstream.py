@@ -42,6 +42,8 @@ _DROPPED = frozenset(
         b"x-fal-stop-runner",
     }
 )
+_LONG = 64 * 1024
+"""So much of a body is worth a new parser."""
 _BODILESS = (204, 304)
 """What has no body, whatever its `content-length` says."""
 
@@ -140,6 +142,12 @@ class UpConn(asyncio.Protocol):
         """Whether the last head had the same lines as the one before."""
         self._is_begun = False
         """Whether bytes came since the request was sent."""
+        self._left = 0
+        """Bytes of a body that are still to come past the parser."""
+        self._body_bytes = 0
+        """Those that came through it."""
+        self._keeps_alive = False
+        """Whether the connection stays open after that body."""
         self._end: End | None = None
         self._is_head_call = False
         self._is_interim = False
@@ -163,7 +171,7 @@ class UpConn(asyncio.Protocol):
         self._is_head_call = is_head_call
         self._head_done = self._is_interim = self.is_reusable = self.may_continue = False
         self._is_begun = False
-        self._head_bytes = 0
+        self._head_bytes = self._left = 0
         self.transport.write(data)
 
     def stop(self) -> None:
@@ -219,10 +227,15 @@ class UpConn(asyncio.Protocol):
         if sink is None:
             self.is_reusable = False
             self.transport.abort()
-            return
-        is_begin, self._is_begun = not self._is_begun, True
-        if is_begin and self._form is not None and self._repeat(self._form, sink, data):
-            return
+        elif self._left:
+            self._pass(sink, data)
+        else:
+            is_begin, self._is_begun = not self._is_begun, True
+            if not (is_begin and self._form is not None and self._repeat(self._form, sink, data)):
+                self._parse(sink, data, is_begin=is_begin)
+
+    def _parse(self, sink: Sink, data: bytes, *, is_begin: bool) -> None:
+        """Read bytes of an answer; is_begin: they are its first."""
         if not self._head_done:
             self._head_bytes += len(data)
         try:
@@ -242,8 +255,34 @@ class UpConn(asyncio.Protocol):
             self._deliver(end)
         elif self._head_done:
             sink.flush()
+            self._bypass()
         elif self._head_bytes > HEAD_LIMIT:
             self._fail(None)
+
+    def _bypass(self) -> None:
+        """Let the rest of a long body go past the parser, which would copy it; the next answer has a new one."""
+        answer = self._answer
+        if answer is None or answer.length is None or answer.is_chunked or answer.status in _BODILESS:
+            return
+        left = answer.length - self._body_bytes
+        if left >= _LONG:
+            self._left, self._keeps_alive = left, self._parser.should_keep_alive()
+            self._parser = httptools.HttpResponseParser(self)
+
+    def _pass(self, sink: Sink, data: bytes) -> None:
+        """Pass a part of a long body on."""
+        self._left = left = self._left - len(data)
+        sink.body(data if left >= 0 else data[:left])
+        if left > 0:
+            sink.flush()
+            return
+        self._left = 0
+        if left < 0:  # bytes behind the answer
+            self._end = End.COMPLETE
+            self._fail(None)
+            return
+        self.is_reusable = self._keeps_alive and not self.transport.is_closing()
+        self._deliver(End.COMPLETE)
 
     def _learn(self, data: bytes) -> None:
         """Remember how an answer looked that came in one piece."""
@@ -319,6 +358,7 @@ class UpConn(asyncio.Protocol):
             return
         self._answer = answer
         self._head_done = True
+        self._body_bytes = 0
         self.is_fresh = False
         sink.head(answer)
         if self._is_head_call:
@@ -336,6 +376,7 @@ class UpConn(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._end is None and self._sink is not None:
+            self._body_bytes += len(body)
             self._sink.body(body)
 
     def on_message_complete(self) -> None:
