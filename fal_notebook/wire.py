@@ -50,6 +50,7 @@ __all__ = [
     "Strategy",
     "Urls",
     "Wire",
+    "build_models",
 ]
 
 API_VERSION = 1
@@ -73,7 +74,15 @@ ANNOTATIONS_BYTES = 16 * 1024
 class Wire(BaseModel):
     """Base: frozen values, unknown fields ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Built at first use: a command needs a few of them, and building all is a good part of its start.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+def build_models(base: type[Wire] = Wire) -> None:
+    """Build all models that are imported; for a process that serves, whose first callers should not wait."""
+    for model in base.__subclasses__():
+        model.model_rebuild()
+        build_models(model)
 
 
 class AuthMode(StrEnum):

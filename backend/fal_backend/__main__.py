@@ -36,12 +36,15 @@ def _backend(argv: Sequence[str]) -> int:
     from fal_backend.nursery import rear
     from fal_backend.settings import Settings
     from fal_backend.wiring import run
+    from fal_notebook.wire import build_models
 
     try:
         settings = Settings.parse(argv)
     except ValueError as error:
         sys.stderr.write(f"fal-nb: {error}\n")
         return _CONFIGURATION
+    # Before the fork, so that no backend that comes again has to.
+    build_models()
     return rear(partial(run, settings), tell=partial(_tell, settings.fds.status))
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -389,3 +391,23 @@ def test_broken_stream_breaks_the_connection() -> None:
 
     with pytest.raises(ValueError, match="half way"):
         call(build_app(instantiate(Breaks)), "/")
+
+
+def test_describing_an_app_does_not_import_pydantics_old_version() -> None:
+    code = (
+        "import sys\n"
+        "import fal_notebook as fal\n"
+        "from fal_notebook.schema import describe\n"
+        "class One(fal.App):\n"
+        "    @fal.endpoint('/')\n"
+        "    def run(self) -> dict: return {}\n"
+        "describe(One)\n"
+        "print('pydantic.v1' in sys.modules)\n"
+        "import pydantic.v1\n"
+        "describe(One)\n"
+        "print('pydantic.v1' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
