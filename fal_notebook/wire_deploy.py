@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Traffic(Wire):
-    """How calls of one revision went since the backend started."""
+    """How calls and queued requests of one revision went: of the latest of its app that the request log has."""
 
     calls: int = 0
     errors: int = 0
@@ -42,8 +42,10 @@ class Traffic(Wire):
     error_rate: float = 0
     """Errors as a part of all calls, 0 to 1."""
     p50_ms: float | None = None
-    """Upper bound of the faster half, as far as the buckets tell."""
+    """What the faster half took at most; of a queued request its last try counts, of a session nothing."""
     p95_ms: float | None = None
+    since: datetime | None = None
+    """When the first of them came."""
 
 
 class Split(Wire):

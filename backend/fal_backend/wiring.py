@@ -239,13 +239,14 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         fleet=fleet,
         nodes=nodes,
     )
+    request_log = RequestLog(_request_log_file(settings))
     revisions = Revisions(
         store=store,
         ledger=ledger,
         reconcile=reconcile,
         rollouts=rollouts,
         fleet=fleet,
-        dispatch=dispatch,
+        traffic_of=request_log.traffic,
         kept=int(os.environ.get("FAL_NB_KEEP_REVISIONS", KEPT)),
     )
     bundle_sweep = BundleSweep(store, blobs)
@@ -286,7 +287,6 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         signer=load_webhook_keys(places.webhook_keys),
     )
     queue.use_hook(webhooks.note_end)
-    request_log = RequestLog(_request_log_file(settings))
     prices = load_prices(places.home / "prices.toml")
     usage = UsageLedger(
         store,

@@ -114,12 +114,16 @@ def _shown(found: RevisionDetail) -> str:
     if found.traffic is not None:
         traffic = found.traffic
         lines.append(
-            f"Calls: {traffic.calls}, {traffic.error_rate * 100:.1f} % errors, p50 {traffic.p50_ms} ms, "
-            f"p95 {traffic.p95_ms} ms"
+            f"Calls: {traffic.calls}{_since(traffic)}, {traffic.error_rate * 100:.1f} % errors, "
+            f"p50 {traffic.p50_ms} ms, p95 {traffic.p95_ms} ms"
         )
     if found.error is not None:
         lines += ["", f"Failed: {found.error.message}", *_log(found)]
     return "\n".join([*lines, "", found.source.rstrip()])
+
+
+def _since(traffic: Traffic) -> str:
+    return f" since {traffic.since.astimezone():%Y-%m-%d %H:%M}" if traffic.since is not None else ""
 
 
 def _cell(found: RevisionDetail) -> str:

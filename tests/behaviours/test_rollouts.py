@@ -446,12 +446,15 @@ def test_a_split_outlives_the_backend(fresh: Stack) -> None:
     callers = addresses(20)
     before = [version_from(fresh, "kept", one) for one in callers]
     assert {version for _, version in before} == {"v1", "v2"}
+    traffic = {one["revision"]: one["traffic"] for one in revisions(fresh, "kept")}
+    assert traffic[old]["calls"] == Counter(version for _, version in before)["v1"]
     import os
     import signal
 
     dead = fresh.backend_pid
     os.kill(dead, signal.SIGKILL)
     wait_for("another backend", lambda: fresh.backend_pid not in (0, dead))
+    assert {one["revision"]: one["traffic"] for one in revisions(fresh, "kept")} == traffic
     assert [version_from(fresh, "kept", one) for one in callers] == before
 
 

@@ -43,6 +43,7 @@ from fal_backend.services.starts import Starts
 from fal_notebook.errors import RequirementsError
 from fal_notebook.places import Places
 from fal_notebook.wire import AppSpec, BundleManifest, DeployRequest, EndpointSpec, MachineType, ScaleSpec
+from fal_notebook.wire_deploy import Traffic
 
 S = MachineType(name="S", cpu=1, memory_mb=1024)
 
@@ -92,6 +93,10 @@ class FakeBuilder:
 
     async def remove_old_generations(self, hash: str) -> int:
         return 0
+
+
+async def no_traffic(app: str) -> dict[str, Traffic]:
+    return {}
 
 
 class FakeBlobs:
@@ -198,7 +203,7 @@ class House:
         )
         self.revisions = Revisions(
             store=store, ledger=ledger, reconcile=self.reconcile, rollouts=rollouts, fleet=self.fleet,
-            dispatch=self.dispatch,
+            traffic_of=no_traffic,
         )  # fmt: skip
         self.hosts.tell = self.reconcile.on_news
 

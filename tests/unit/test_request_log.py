@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,26 @@ def test_lines_come_newest_first_and_match_what_is_asked(tmp_path: Path) -> None
     assert ids(file, since=NOW_US + 1) == []
     assert file.page(CallFilter(account="another")) == []
     file.close()
+
+
+async def test_how_calls_went_is_told_by_revision_and_outlives_the_backend(tmp_path: Path) -> None:
+    file = RequestLogFile(tmp_path)
+    second = 1_000_000
+    one, two = line(0)._replace(revision="one"), line(0)._replace(revision="two", kind="queue")
+    for n in range(100):
+        file.append([one._replace(status=500 if n < 5 else 200, started_at=NOW_US - n * second)])
+    file.append([two._replace(inference_ms=7.0, status=404), two._replace(kind="realtime", started_at=0)])
+    file.append([one._replace(revision=None), one._replace(app="me/other")])
+    file.close()
+    log = RequestLog(RequestLogFile(tmp_path))
+    log.note(two._replace(inference_ms=9.0))
+    found = await log.traffic(line(0).app)
+    assert set(found) == {"one", "two"}
+    first, other = found["one"], found["two"]
+    assert (first.calls, first.errors, first.error_rate) == (100, 5, 0.05)
+    assert (first.p50_ms, first.p95_ms) == (49_000, 94_000)
+    assert (other.calls, other.errors, other.p50_ms, other.p95_ms) == (3, 0, 7.0, 9.0)
+    assert first.since == datetime.fromtimestamp((NOW_US - 99 * second) / second, UTC)
 
 
 def test_what_is_old_or_too_much_goes(tmp_path: Path) -> None:

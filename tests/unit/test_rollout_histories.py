@@ -112,6 +112,9 @@ class Plane:
     clock: Clock = field(default_factory=Clock)
     routes: dict[str, RouteInfo] = field(default_factory=dict)
 
+    async def traffic_of(self, app: str) -> dict[str, Any]:
+        return {}
+
     def load(self, revision: str) -> Load:
         mine = [id for id, one in self.opened.items() if one == revision]
         running = sum(self.calls.get(id, 0) for id in mine)
@@ -182,7 +185,7 @@ class World:
         )  # fmt: skip
         self.revisions = Revisions(
             store=rows, ledger=self.ledger, reconcile=self.reconcile, rollouts=self.rollouts, fleet=fleet,
-            dispatch=plane,
+            traffic_of=plane.traffic_of,
         )  # fmt: skip
         self.apps = Apps(
             ledger=self.ledger, reconcile=self.reconcile, capacity=self.capacity, fleet=fleet, nodes=nodes

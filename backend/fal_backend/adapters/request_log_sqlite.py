@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from fal_backend.domain.call_record import CallFilter, CallRecord
+from fal_backend.domain.call_record import CallFilter, CallOutcome, CallRecord
 
 __all__ = ["DATABASE", "RequestLogFile"]
 
@@ -36,6 +36,9 @@ _ROW = f"({', '.join('?' * len(_FIELDS))})"
 _INSERT = f"INSERT INTO call ({', '.join(_FIELDS)}) VALUES {_ROW}"
 _INSERT_TOGETHER = _INSERT + f", {_ROW}" * (_TOGETHER - 1)
 _SELECT = f"SELECT {', '.join(_FIELDS)} FROM call WHERE "
+_TOOK = """CASE kind WHEN 'queue' THEN inference_ms WHEN 'realtime' THEN NULL
+    ELSE (ended_at - started_at) / 1e3 END"""
+_LATEST = f"SELECT revision, status, started_at, {_TOOK} FROM call WHERE app = ? ORDER BY seq DESC LIMIT ?"
 
 
 class RequestLogFile:
@@ -72,6 +75,12 @@ class RequestLogFile:
         statement = f"{_SELECT}{' AND '.join(terms)} ORDER BY seq DESC LIMIT ?"
         with self._lock:
             return [CallRecord(*row) for row in self._connection.execute(statement, (*values, wanted.limit))]
+
+    def latest(self, app: str, limit: int) -> list[CallOutcome]:
+        """Return what came of an app's newest calls that a revision had."""
+        with self._lock:
+            rows = self._connection.execute(_LATEST, (app, limit))
+            return [CallOutcome(*row) for row in rows if row[0] is not None]
 
     def trim(self) -> None:
         """Remove what is older, or more, than is kept, in steps between which lines can be written."""

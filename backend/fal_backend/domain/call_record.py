@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CallFilter", "CallRecord", "Phases", "phases", "server_timing"]
+__all__ = ["CallFilter", "CallOutcome", "CallRecord", "Phases", "phases", "server_timing"]
 
 
 class CallRecord(NamedTuple):
@@ -55,6 +55,16 @@ class CallFilter(NamedTuple):
     since: int = 0
     """Ended at this moment or later."""
     limit: int = 100
+
+
+class CallOutcome(NamedTuple):
+    """What came of a call, and how long it took."""
+
+    revision: str
+    status: int
+    started_at: int
+    took_ms: float | None
+    """Of a queued request its last try; None of a session, which lasts as long as its caller likes."""
 
 
 class Phases(NamedTuple):

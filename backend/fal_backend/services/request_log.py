@@ -7,17 +7,20 @@ the log is no truth: nothing else is decided from it, and a disk that is full co
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
 
-from fal_backend.domain.call_record import CallFilter, CallRecord, Phases, phases
+from fal_backend.domain.call_record import CallFilter, CallOutcome, CallRecord, Phases, phases
 from fal_backend.domain.records import Request
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.lanes import Door
+from fal_notebook.wire_deploy import Traffic
 
 __all__ = ["CallLog", "QueuedCalls", "RequestLog"]
 
@@ -27,6 +30,8 @@ WAITING = 65_536
 """Lines that wait to be written at most."""
 BATCH = 2_000
 PAUSE_S = 0.2
+_JUDGED = 10_000
+"""Of so many of an app's latest calls it is told how they went."""
 _TRIM_S = 60.0
 
 
@@ -39,6 +44,10 @@ class CallLog(Protocol):
 
     def page(self, wanted: CallFilter) -> list[CallRecord]:
         """Return the newest lines that match."""
+        ...
+
+    def latest(self, app: str, limit: int) -> list[CallOutcome]:
+        """Return what came of an app's newest calls that a revision had."""
         ...
 
     def trim(self) -> None:
@@ -74,6 +83,11 @@ class RequestLog:
         """Return the newest lines that match, those included that wait to be written."""
         await self._flush()
         return await asyncio.to_thread(self._store.page, wanted)
+
+    async def traffic(self, app: str) -> dict[str, Traffic]:
+        """Return how the latest calls of an app (`owner/alias`) went, by revision."""
+        await self._flush()
+        return await asyncio.to_thread(lambda: _by_revision(self._store.latest(app, _JUDGED)))
 
     async def run(self) -> None:
         """Write what is noted until cancelled; the last lines are written then."""
@@ -161,3 +175,29 @@ class QueuedCalls:
 
 def _path_of(row: Request) -> str:
     return row.path.partition("?")[0]
+
+
+def _by_revision(latest: Sequence[CallOutcome]) -> dict[str, Traffic]:
+    """Return how calls went, by revision."""
+    found: dict[str, list[CallOutcome]] = {}
+    for one in latest:
+        found.setdefault(one.revision, []).append(one)
+    return {revision: _traffic(calls) for revision, calls in found.items()}
+
+
+def _traffic(calls: list[CallOutcome]) -> Traffic:
+    errors = sum(one.status >= 500 for one in calls)
+    times = sorted(one.took_ms for one in calls if one.took_ms is not None)
+    return Traffic(
+        calls=len(calls),
+        errors=errors,
+        error_rate=round(errors / len(calls), 4),
+        p50_ms=_quantile(times, 0.5),
+        p95_ms=_quantile(times, 0.95),
+        since=datetime.fromtimestamp(min(one.started_at for one in calls) / 1e6, UTC),
+    )
+
+
+def _quantile(times: list[float], part: float) -> float | None:
+    """Return the time that this part of all took at most."""
+    return round(times[math.ceil(part * len(times)) - 1], 3) if times else None

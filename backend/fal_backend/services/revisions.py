@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -30,16 +30,14 @@ from fal_backend.domain.records import (
 from fal_backend.domain.revision import DEFAULTS, effective_auth, rolled_back_scale
 from fal_backend.ports import Reader, Store
 from fal_backend.services.deploy import Author, Outcome, settled
-from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.ledger import AppKey, Draft, Ledger, app_key, revisions_of
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
-from fal_backend.services.tally import traffic_of
 from fal_backend.services.views import error_of, moment
 from fal_notebook.errors import DeployError, NotFoundError, UsageError
 from fal_notebook.wire import BundleManifest, DeploymentState, ErrorBody, ScaleSpec, Strategy
-from fal_notebook.wire_deploy import RevisionDiff, RevisionInfo, SetRevision
+from fal_notebook.wire_deploy import RevisionDiff, RevisionInfo, SetRevision, Traffic
 
 __all__ = ["KEPT", "Revisions"]
 
@@ -62,7 +60,7 @@ class Revisions:
         reconcile: Reconcile,
         rollouts: Rollouts,
         fleet: Fleet,
-        dispatch: Dispatch,
+        traffic_of: Callable[[str], Awaitable[Mapping[str, Traffic]]],
         kept: int = KEPT,
     ) -> None:
         self._store = store
@@ -70,7 +68,7 @@ class Revisions:
         self._reconcile = reconcile
         self._rollouts = rollouts
         self._fleet = fleet
-        self._dispatch = dispatch
+        self._traffic_of = traffic_of
         self.kept = max(1, kept)
         self._lock = asyncio.Lock()
         self.on_removed: Callable[[], None] = lambda: None
@@ -89,7 +87,8 @@ class Revisions:
             raise NotFoundError(f'There is no app "{app}".', fix="`apps list` shows what there is.")
         alias = self._ledger.alias((account, app))
         rows.sort(key=lambda row: row.created_at, reverse=True)
-        return [RevisionInfo.model_validate(self._fields(row, alias)) for row in rows]
+        traffic = await self._traffic_of(self._ledger.alias_id((account, app)))
+        return [RevisionInfo.model_validate(self._fields(row, alias, traffic)) for row in rows]
 
     async def detail(self, account: str, ref: str) -> tuple[dict[str, Any], list[Deployment]]:
         """Return (fields of a `RevisionDetail`, the acts that had to do with it).
@@ -101,7 +100,8 @@ class Revisions:
             lambda reader: (reader.get(Bundle, row.bundle), reader.find(Deployment, revision=row.id))
         )
         spec, manifest = self._fleet.spec_once(row), _manifest(bundle)
-        fields = self._fields(row, self._ledger.alias(app_key(row))) | {
+        traffic = await self._traffic_of(self._ledger.alias_id(app_key(row)))
+        fields = self._fields(row, self._ledger.alias(app_key(row)), traffic) | {
             "source": manifest.source if manifest is not None else "",
             "captures": manifest.captures if manifest is not None else [],
             "endpoints": spec.endpoints,
@@ -123,10 +123,9 @@ class Revisions:
             raise NotFoundError(f"The code of revision {row.id} is gone.", code="revision.not_found")
         return Side(row.id, self._fleet.spec_once(row), manifest, self._scale(row), row.auth)
 
-    def _fields(self, row: Revision, alias: Alias | None) -> dict[str, Any]:
+    def _fields(self, row: Revision, alias: Alias | None, traffic: Mapping[str, Traffic]) -> dict[str, Any]:
         spec = self._fleet.spec_once(row)
         scale = self._scale(row)
-        tally = self._dispatch.tallies.known(self._ledger.alias_id(app_key(row)), row.id)
         live = self._ledger.live_of(row.id)
         return {
             "revision": row.id,
@@ -149,7 +148,7 @@ class Revisions:
             "auth": row.auth,
             "scale": scale,
             "runners": len([one for one in live if one.phase != RunnerPhase.GONE]),
-            "traffic": traffic_of(tally) if tally is not None else None,
+            "traffic": traffic.get(row.id),
         }
 
     def _scale(self, row: Revision) -> ScaleSpec:

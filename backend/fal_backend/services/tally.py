@@ -10,9 +10,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from fal_backend.domain.call_record import Phases
-from fal_notebook.wire_deploy import Traffic
 
-__all__ = ["BOUNDS_S", "AppTally", "Histogram", "Tallies", "Tally", "traffic_of"]
+__all__ = ["BOUNDS_S", "AppTally", "Histogram", "Tallies", "Tally"]
 
 BOUNDS_S = (
     0.001,
@@ -49,11 +48,7 @@ class Histogram:
 
     def observe(self, duration_s: float) -> None:
         """Count one."""
-        self.add(bisect_left(BOUNDS_S, duration_s), duration_s)
-
-    def add(self, bucket: int, duration_s: float) -> None:
-        """Count one whose bucket is known."""
-        self.buckets[bucket] += 1
+        self.buckets[bisect_left(BOUNDS_S, duration_s)] += 1
         self.seconds += duration_s
 
 
@@ -91,22 +86,20 @@ class AppTally:
 class Tally:
     """The calls of one revision of one app."""
 
-    __slots__ = ("app", "codes", "durations")
+    __slots__ = ("app", "codes")
 
     def __init__(self, app: AppTally) -> None:
         self.app = app
         self.codes: dict[int, int] = {}
-        self.durations = Histogram()
 
     def count(self, status: int, duration_s: float) -> None:
         """Count one finished call."""
-        codes, bucket = self.codes, bisect_left(BOUNDS_S, duration_s)
+        codes = self.codes
         codes[status] = codes.get(status, 0) + 1
-        self.durations.add(bucket, duration_s)
         durations = self.app.durations.get(status // 100)
         if durations is None:
             durations = self.app.durations[status // 100] = Histogram()
-        durations.add(bucket, duration_s)
+        durations.observe(duration_s)
 
     @property
     def total(self) -> int:
@@ -134,10 +127,6 @@ class Tallies:
             del revisions[next(iter(revisions))]
         return found
 
-    def known(self, app: str, revision: str) -> Tally | None:
-        """Return the tally of a revision that had calls, and make none."""
-        return self._revisions.get(app, {}).get(revision)
-
     def drop(self, app: str) -> None:
         """Forget an app that is no more."""
         self._revisions.pop(app, None)
@@ -155,29 +144,3 @@ class Tallies:
         for app, revisions in self._revisions.items():
             for revision, tally in revisions.items():
                 yield app, revision, tally
-
-
-def traffic_of(tally: Tally) -> Traffic | None:
-    """Return how a revision's calls went, as people see it; None without any."""
-    calls = tally.total
-    if not calls:
-        return None
-    errors = sum(count for status, count in tally.codes.items() if status >= 500)
-    buckets = tally.durations.buckets
-    return Traffic(
-        calls=calls,
-        errors=errors,
-        error_rate=round(errors / calls, 4),
-        p50_ms=_quantile_ms(buckets, 0.5),
-        p95_ms=_quantile_ms(buckets, 0.95),
-    )
-
-
-def _quantile_ms(buckets: list[int], part: float) -> float | None:
-    """Return the upper bound of the bucket in which a quantile lies, None beyond the last bound."""
-    left = part * sum(buckets)
-    for bound, count in zip(BOUNDS_S, buckets, strict=False):
-        left -= count
-        if left <= 0:
-            return bound * 1000
-    return None
