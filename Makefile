@@ -64,6 +64,9 @@ lab: $(VENV)/.dev front  ## JupyterLab with the quickstart open
 
 # ---- testing ----------------------------------------------------------------------------------------------
 PYTEST = $(PY) -m pytest -q -p no:cacheprovider
+# Two processes: each has a backend of its own, and a test file stays in one. More want a machine of more cores.
+AT_ONCE ?= 2
+SPLIT = -n $(AT_ONCE) --dist loadfile
 
 check: $(VENV)/.dev  ## lint, types, import rules, formatting: fast
 	$(BIN)/ruff check .
@@ -73,10 +76,10 @@ check: $(VENV)/.dev  ## lint, types, import rules, formatting: fast
 	$(PY) tests/house.py
 
 unit: $(VENV)/.dev
-	$(PYTEST) -m "not slow" tests/unit tests/contract
+	$(PYTEST) $(SPLIT) -m "not slow" tests/unit tests/contract
 
 flows: $(VENV)/.dev
-	$(PYTEST) -m "not slow" tests/flow tests/behaviours
+	$(PYTEST) $(SPLIT) -m "not slow" tests/flow tests/behaviours
 
 browser: $(VENV)/.dev front front-test
 	@$(PY) tests/needs.py chromium
