@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,8 @@ def listing(runner: Runner) -> list[tuple[str, str]]:
 
 def leave_during(runner: Runner, path: str, body: bytes) -> None:
     """Send a call named `gone` and close the connection once it runs."""
-    connection = Connection(runner.app)
-    connection.connect()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-fal-request-id: gone\r\n"
-    connection.sock.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
-    runner.wait_for_line("begin")
-    connection.close()
+    with closing(Connection(runner.app)) as connection:
+        connection.connect()
+        connection.sock.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+        runner.wait_for_line("begin")

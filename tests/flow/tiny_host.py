@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -177,17 +178,16 @@ class Runner:
         **headers: str,
     ) -> tuple[int, dict[str, str], bytes]:
         """Make one HTTP call on app.sock or ctl.sock."""
-        connection = Connection(self.ctl if ctl else self.app)
         data = None if body is None else json.dumps(body)
         sent = {"x-fal-request-id": request_id, "x-fal-endpoint": "me/app", **headers}
         if data is not None:
             sent["content-type"] = "application/json"
-        connection.request(method, path, body=data, headers=sent)
-        answer = connection.getresponse()
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        content = answer.read()
-        connection.close()
-        return answer.status, found, content
+        # Closed however it ends: one that a dying runner leaves half open would be some later test's warning.
+        with closing(Connection(self.ctl if ctl else self.app)) as connection:
+            connection.request(method, path, body=data, headers=sent)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, found, answer.read()
 
 
 class Connection(http.client.HTTPConnection):
