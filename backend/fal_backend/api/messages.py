@@ -2,7 +2,7 @@
 
 Rules: each JSON text is a POST of its own, with the handshake's key and path; answers come in the order of their
 calls, one at a time: `{"type": "start", "request_id", "status", "headers"}`, the body's parts (text where they are),
-`{"type": "end", "request_id"}`. Frames are parsed by `websockets`, without its input and output.
+`{"type": "end", "request_id"}`.
 Source: fal 1.83.0, `fal.apps.ws`; fal documentation, "HTTP over WebSocket".
 """
 
@@ -11,24 +11,17 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
-from collections import deque
 from collections.abc import Callable
 
-from websockets.datastructures import Headers as WsHeaders
-from websockets.exceptions import WebSocketException
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import OPEN, Protocol, Side
-from websockets.server import ServerProtocol
+from websockets.frames import CloseCode
 
 from fal_backend.api.caller import Caller
+from fal_backend.api.conversation import Conversation, shake_hands
 from fal_backend.api.head import Head
 from fal_backend.api.tunnel import Upgraded
 
 __all__ = ["MessageDoor"]
 
-_LARGEST = 16 * 1024 * 1024
-_MOST_WAITING = 32
 _META = '"request_id"'
 _SHAKING = frozenset({b"connection", b"upgrade", b"content-type", b"content-length", b"accept"})
 
@@ -57,55 +50,41 @@ class MessageDoor:
         upgraded = caller.upgraded
         if upgraded is None or caller.disconnected:
             return
-        fields = WsHeaders(
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in caller.head.headers]
-        )
-        response = ServerProtocol().accept(Request(caller.target.decode("latin-1"), fields))
-        if response.status_code != 101:
-            caller.answer(response.status_code, b"", json.dumps({"detail": response.body.decode()}).encode())
+        wrong = shake_hands(caller, caller.target.decode("latin-1"))
+        if wrong is not None:
+            caller.answer(wrong[0], b"", json.dumps({"detail": wrong[1]}).encode())
             return
-        accept = response.headers["Sec-WebSocket-Accept"].encode()
-        caller.write_switch(b"sec-websocket-accept: %b\r\n" % accept)
         await _Conversation(caller, upgraded, self._call).run()
 
 
-class _Conversation:
+class _Conversation(Conversation):
     """One websocket: its messages in order."""
 
+    largest = 16 * 1024 * 1024
+    most_waiting = 32
+
     def __init__(self, caller: Caller, upgraded: Upgraded, call: Callable[[Caller], None]) -> None:
-        self._caller = caller
-        self._upgraded = upgraded
-        self._protocol = Protocol(Side.SERVER, max_size=_LARGEST)
+        super().__init__(caller, upgraded)
         self._call = call
         self._head = Head(b"POST", _raw_head(caller.head))
-        self._waiting: deque[bytes] = deque()
-        self._parts: list[bytes] = []
-        self._is_text = True
         self._current: _Message | None = None
         self._is_ending = False
-        self._wake = asyncio.Event()
-        self.room = asyncio.Event()
-        self.room.set()
 
     async def run(self) -> None:
         """Serve calls until one side has closed."""
-        self._caller.served = self
-        self._upgraded.on_shutdown = self._shut_down
-        self._upgraded.join(self._take)
+        self.listen()
         while True:
-            while self._waiting and not self._caller.disconnected:
-                await self._answer(self._waiting.popleft())
-                self._upgraded.go_on()
-            if self._is_ending or self._caller.disconnected:
+            while self.waiting and not self.caller.disconnected:
+                await self._answer(self.waiting.popleft()[1])
+                self.upgraded.go_on()
+            if self._is_ending or self.caller.disconnected:
                 break
-            self._wake.clear()
-            await self._wake.wait()
-        self._caller.response_complete = True
-        self._close(CloseCode.SERVICE_RESTART)
-        self._caller.transport.close()
+            self.wake.clear()
+            await self.wake.wait()
+        self.hang_up(CloseCode.SERVICE_RESTART)
 
     async def _answer(self, body: bytes) -> None:
-        message = self._current = _Message(self, self._caller, self._head, body)
+        message = self._current = _Message(self, self.caller, self._head, body)
         self._call(message)
         try:
             await message.done.wait()
@@ -118,58 +97,20 @@ class _Conversation:
         """Send a text message."""
         self.send(text.encode(), is_text=True)
 
-    def send(self, data: bytes, *, is_text: bool) -> None:
-        """Send a message, unless the websocket is closed."""
-        if self._protocol.state is OPEN:
-            self._protocol.send_text(data) if is_text else self._protocol.send_binary(data)
-            self._flush()
-
     def fail(self) -> None:
         """Close it because an answer broke off."""
         self._is_ending = True
-        self._close(CloseCode.INTERNAL_ERROR)
-
-    def _close(self, code: CloseCode) -> None:
-        if self._protocol.state is OPEN:
-            self._protocol.send_close(code)
-            self._flush()
-
-    def _flush(self) -> None:
-        data = b"".join(self._protocol.data_to_send())
-        if data and not self._caller.disconnected:
-            self._upgraded.write(data)
+        self.close(CloseCode.INTERNAL_ERROR)
 
     # What comes
 
-    def _take(self, data: bytes) -> None:
-        try:
-            self._protocol.receive_data(data)
-        except WebSocketException:
-            self._is_ending = True
-        for event in self._protocol.events_received():
-            assert isinstance(event, Frame)
-            self._take_frame(event)
-        self._flush()
-        if self._protocol.state is not OPEN:
-            self.leave()
-        if len(self._waiting) >= _MOST_WAITING:
-            self._upgraded.wait()
-        self._wake.set()
-
-    def _take_frame(self, frame: Frame) -> None:
-        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            return
-        if frame.opcode is not Opcode.CONT:
-            self._is_text = frame.opcode is Opcode.TEXT
-        self._parts.append(bytes(frame.data))
-        if not frame.fin:
-            return
-        body, self._parts = b"".join(self._parts), []
-        if self._is_text:
-            self._waiting.append(body)
+    def hear(self, message: bytes, *, is_text: bool) -> None:
+        """A message has come; calls are text."""
+        if is_text:
+            super().hear(message, is_text=is_text)
         else:
             self._is_ending = True
-            self._close(CloseCode.UNSUPPORTED_DATA)
+            self.close(CloseCode.UNSUPPORTED_DATA)
 
     # Told by the connection
 
@@ -178,17 +119,18 @@ class _Conversation:
         if self._current is not None:
             self._current.leave()
         self._is_ending = True
-        self._waiting.clear()
-        self._wake.set()
+        self.waiting.clear()
+        self.wake.set()
 
     def make_room(self, *, has_room: bool) -> None:
         """The caller reads too slowly, or has caught up."""
         if self._current is not None:
             self._current.make_room(has_room=has_room)
 
-    def _shut_down(self) -> None:
+    def shut_down(self) -> None:
+        """The backend is ending: no further call is taken."""
         self._is_ending = True
-        self._wake.set()
+        self.wake.set()
 
 
 class _Message(Caller):

@@ -4,7 +4,7 @@ Rules: leave is asked for before the handshake is answered. The caller's first m
 "rows", "columns", "term"}`; then bytes are input, and JSON is `{"type": "end"}` (of the input), `"resize"` or
 `"interrupt"`. Answers: bytes, the first of which is 1 for stdout and 2 for stderr, and `{"type": "started"}`,
 `{"type": "ended", "code", "signal", "why"}`, `{"type": "refused", "error"}`. Neither end is read faster than the
-other one takes. Frames are parsed by `websockets`, without its input and output.
+other one takes.
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ import asyncio
 import contextlib
 import json
 import re
-from collections import deque
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
-from websockets.datastructures import Headers as WsHeaders
-from websockets.exceptions import WebSocketException
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import OPEN, Protocol, Side
-from websockets.server import ServerProtocol
+from websockets.frames import CloseCode
 
 from fal_backend.api import problems
 from fal_backend.api.auth import Auth
 from fal_backend.api.caller import Caller
+from fal_backend.api.conversation import Conversation, shake_hands
 from fal_backend.api.tunnel import Upgraded
 from fal_backend.domain.access import Principal, Target, Verdict, may, operation_of
 from fal_backend.domain.program import (
@@ -47,9 +42,7 @@ __all__ = ["ProgramDoor"]
 
 _PREFIX = "/api/v1"
 _PATH = re.compile(r"/runners/([A-Za-z0-9_-]{1,64})/exec")
-_LARGEST = 1024 * 1024
 _PIECE = 64 * 1024
-_MOST_WAITING = 8
 _FIRST_S = 15.0
 """How long a caller may take to say what is to be run."""
 
@@ -87,16 +80,11 @@ class ProgramDoor:
         upgraded = caller.upgraded
         if upgraded is None or caller.disconnected:
             return
-        fields = WsHeaders(
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in caller.head.headers]
-        )
-        response = ServerProtocol().accept(Request(path, fields))
-        if response.status_code != 101:
-            wrong = BackendError(response.body.decode(), code="usage.invalid_request")
-            caller.answer(response.status_code, b"", json.dumps({"error": wrong.to_dict()}).encode())
+        wrong = shake_hands(caller, path)
+        if wrong is not None:
+            told = BackendError(wrong[1], code="usage.invalid_request").to_dict()
+            caller.answer(wrong[0], b"", json.dumps({"error": told}).encode())
             return
-        accept = response.headers["Sec-WebSocket-Accept"].encode()
-        caller.write_switch(b"sec-websocket-accept: %b\r\n" % accept)
         act = Act(who, caller.connection.address)
         await _Conversation(caller, upgraded, self._programs, act, matched[1]).run()
 
@@ -118,23 +106,19 @@ class ProgramDoor:
         return who
 
 
-class _Conversation:
+class _Conversation(Conversation):
     """One websocket and its program."""
+
+    largest = 1024 * 1024
+    most_waiting = 8
 
     def __init__(
         self, caller: Caller, upgraded: Upgraded, programs: Programs, act: Act, runner_id: str
     ) -> None:
-        self._caller = caller
-        self._upgraded = upgraded
+        super().__init__(caller, upgraded)
         self._programs = programs
         self._act = act
         self._runner_id = runner_id
-        self._protocol = Protocol(Side.SERVER, max_size=_LARGEST)
-        self._waiting: deque[tuple[bool, bytes]] = deque()
-        """(text, message)"""
-        self._parts: list[bytes] = []
-        self._is_text = True
-        self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._left = asyncio.Event()
@@ -142,9 +126,7 @@ class _Conversation:
 
     async def run(self) -> None:
         """Serve until the program has ended or the caller has left."""
-        self._caller.served = self
-        self._upgraded.on_shutdown = self._shut_down
-        self._upgraded.join(self._take)
+        self.listen()
         work = asyncio.ensure_future(self._work())
         left = asyncio.ensure_future(self._left.wait())
         try:
@@ -154,7 +136,7 @@ class _Conversation:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
-            self._close()
+            self.hang_up(self._close_code)
 
     async def _work(self) -> None:
         try:
@@ -216,11 +198,11 @@ class _Conversation:
             self._left.set()
 
     async def _next(self) -> tuple[bool, bytes]:
-        while not self._waiting:
-            self._wake.clear()
-            await self._wake.wait()
-        found = self._waiting.popleft()
-        self._upgraded.go_on()
+        while not self.waiting:
+            self.wake.clear()
+            await self.wake.wait()
+        found = self.waiting.popleft()
+        self.upgraded.go_on()
         return found
 
     # What is said
@@ -228,7 +210,7 @@ class _Conversation:
     def _tell(self, one: ProgramNews) -> None:
         match one:
             case ProgramOutput():
-                self._send((b"\x02" if one.is_error else b"\x01") + one.data)
+                self.send((b"\x02" if one.is_error else b"\x01") + one.data)
             case ProgramStarted():
                 self._say({"type": "started"})
             case ProgramEnded():
@@ -240,49 +222,7 @@ class _Conversation:
         self._say({"type": "refused", "error": error.to_dict()})
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._send(json.dumps(message).encode(), is_text=True)
-
-    def _send(self, data: bytes, *, is_text: bool = False) -> None:
-        if self._protocol.state is OPEN:
-            self._protocol.send_text(data) if is_text else self._protocol.send_binary(data)
-            self._flush()
-
-    def _close(self) -> None:
-        if self._protocol.state is OPEN:
-            self._protocol.send_close(self._close_code)
-            self._flush()
-        self._caller.response_complete = True
-        self._caller.transport.close()
-
-    def _flush(self) -> None:
-        data = b"".join(self._protocol.data_to_send())
-        if data and not self._caller.disconnected:
-            self._upgraded.write(data)
-
-    # What comes
-
-    def _take(self, data: bytes) -> None:
-        with contextlib.suppress(WebSocketException):
-            self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            assert isinstance(event, Frame)
-            self._take_frame(event)
-        self._flush()
-        if self._protocol.state is not OPEN:
-            self.leave()
-        if len(self._waiting) >= _MOST_WAITING:
-            self._upgraded.wait()
-        self._wake.set()
-
-    def _take_frame(self, frame: Frame) -> None:
-        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            return
-        if frame.opcode is not Opcode.CONT:
-            self._is_text = frame.opcode is Opcode.TEXT
-        self._parts.append(bytes(frame.data))
-        if frame.fin:
-            self._waiting.append((self._is_text, b"".join(self._parts)))
-            self._parts = []
+        self.send(json.dumps(message).encode(), is_text=True)
 
     # Told by the connection
 
@@ -294,6 +234,7 @@ class _Conversation:
         """The caller reads too slowly, or has caught up."""
         self._room.set() if has_room else self._room.clear()
 
-    def _shut_down(self) -> None:
+    def shut_down(self) -> None:
+        """The backend is ending: the program is killed."""
         self._close_code = CloseCode.SERVICE_RESTART
         self._left.set()
