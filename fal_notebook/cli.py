@@ -7,6 +7,7 @@ Rules: the result goes to stdout (with `--json` one JSON document), all else to 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,8 +130,14 @@ def _call(run: Callable[[Any, Any], Any], arguments: Any, wanted: _Wanted) -> in
     from fal_notebook import render
 
     if not ctx.has_shown(result):
-        print(json.dumps(render.document(result)) if wanted.json else render.text(result), flush=True)
+        said = json.dumps(render.document(result)) if wanted.json else render.text(result, _width())
+        print(said, flush=True)
     return 0 if getattr(result, "is_healthy", True) else 1
+
+
+def _width() -> int | None:
+    """Return the terminal's width; None where another program reads, which wants a row in a line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _staying(arguments: Any) -> Any:

@@ -18,6 +18,9 @@ class ListArguments:
     """Arguments of `apps list`."""
 
     temporary: bool = flag("List temporary apps too", default=False)
+    filter: str | None = flag("Only apps whose name has this in it", metavar="TEXT")
+    sort_by_runners: bool = flag("Those with the fewest runners first", default=False)
+    regions: str | None = flag("Only apps that may run in one of these: us-east,eu", metavar="REGIONS")
     env: str | None = flag("Environment, else FAL_ENV; without either, of all", metavar="NAME")
 
 
@@ -31,8 +34,16 @@ class DeleteArguments:
 
 def list_apps(args: ListArguments, ctx: Context) -> AppsListed:
     """List deployed apps."""
+    listed = ctx.connect().apps(ephemeral=args.temporary, environment=chosen_environment(args.env))
+    wanted = {name.strip() for name in (args.regions or "").split(",")} - {""}
+    apps = [
+        app
+        for app in listed
+        if (args.filter or "") in app.alias
+        and (not wanted or not app.valid_regions or wanted & set(app.valid_regions))
+    ]
     return AppsListed(
-        tuple(ctx.connect().apps(ephemeral=args.temporary, environment=chosen_environment(args.env)))
+        tuple(sorted(apps, key=lambda app: app.active_runners) if args.sort_by_runners else apps)
     )
 
 

@@ -63,8 +63,8 @@ status_line = _text.status_line
 error_text = _text.error
 
 
-def text(result: Result) -> str:
-    """Return a result for a terminal."""
+def text(result: Result, width: int | None = None) -> str:
+    """Return a result for a terminal; tables are folded where they are wider than it."""
     say = _WORDS.get(type(result))
     if say is not None:
         return say(result)
@@ -72,7 +72,7 @@ def text(result: Result) -> str:
     if listed is None:
         return _access.said(result) if isinstance(result, AccessResult) else ""
     head, rows, empty = listed
-    return _text.table(head, rows) if rows else empty
+    return _text.table(head, rows, width) if rows else empty
 
 
 def _listed(result: Any) -> tuple[Sequence[str], list[tuple[str, ...]], str] | None:

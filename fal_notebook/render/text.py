@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from fal_notebook.commands.results import Frame, Progress, Stage
 from fal_notebook.errors import FalError
@@ -145,10 +146,31 @@ def _unfolded(text: str) -> str:
     return told.rstrip() if isinstance(told, str) else text
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned columns."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Return aligned columns; in a width that is too small, the widest ones are folded between words."""
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *rows]
-    )
+    if width is not None:
+        words = [[word for row in rows for word in str(row[i]).split()] for i in range(len(head))]
+        least = [max(len(word) for word in [name, *found]) for name, found in zip(head, words, strict=True)]
+        _narrow(widths, least, width - 2 * (len(head) - 1))
+    return "\n".join(line for row in [head, *rows] for line in _row([str(cell) for cell in row], widths))
+
+
+def _narrow(widths: list[int], least: Sequence[int], room: int) -> None:
+    """Take width from the widest columns until all fit, or none can give more."""
+    while sum(widths) > room:
+        widest = max(range(len(widths)), key=lambda i: widths[i] if widths[i] > least[i] else 0)
+        if widths[widest] <= least[widest]:
+            return
+        widths[widest] -= 1
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    folded = [
+        textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) or [""]
+        for cell, width in zip(cells, widths, strict=True)
+    ]
+    return [
+        "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip_longest(*folded, fillvalue="")
+    ]

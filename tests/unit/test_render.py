@@ -293,3 +293,17 @@ def test_what_was_done_is_said_and_secrets_are_listed_without_values() -> None:
         "is_default",
         "created_at",
     }
+
+
+def test_a_table_is_folded_to_a_terminals_width_and_nowhere_else() -> None:
+    from fal_notebook.render.text import table
+
+    head, rows = ("Check", "Result", "Found"), [("sandbox", "ok", "word " * 40), ("uv", "ok", "/bin/uv")]
+    whole = table(head, rows).splitlines()
+    assert len(whole) == 3
+    folded = table(head, rows, 80).splitlines()
+    assert max(len(line) for line in folded) <= 80
+    assert " ".join(" ".join(folded).split()).count("word") == 40
+    assert folded[0].split() == list(head)
+    wide = tuple(f"column-{number}" for number in range(12))
+    assert table(wide, [wide], 80) == table(wide, [wide]), "what is to be copied stays whole"

@@ -110,7 +110,11 @@ class Apps:
         """
         row = self._ledger.get(Runner, runner_id)
         if row is None or row.account != account or row.phase == RunnerPhase.GONE:
-            raise NotFoundError(f"There is no runner {runner_id}.", code="runner.not_found")
+            raise NotFoundError(
+                f"There is no runner {runner_id}.",
+                fix="`runners list` shows what there is.",
+                code="runner.not_found",
+            )
         return await self._reconcile.submit(
             lambda draft: self._end_one(draft, runner_id, kill=kill, is_replaced=replace)
         )

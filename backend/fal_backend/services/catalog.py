@@ -195,7 +195,11 @@ class Catalog:
         if row is None:
             row = await self._store.read(lambda reader: reader.get(Runner, runner_id))
         if row is None or row.account != account:
-            raise NotFoundError(f"There is no runner {runner_id}.", code="runner.not_found")
+            raise NotFoundError(
+                f"There is no runner {runner_id}.",
+                fix="`runners list` shows what there is.",
+                code="runner.not_found",
+            )
         return row
 
     async def runner_history(self, key: AppKey) -> list[Runner]:
