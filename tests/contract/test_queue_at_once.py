@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fal_backend.domain.records import Request
-from fal_backend.domain.request import Refusal
+from fal_backend.domain.request import NOT_FORWARDED, Refusal
 from fal_backend.services.couriers import Parcel, Reply
 
 from tests.contract.queue_kit import Rig, ok
@@ -62,3 +62,21 @@ async def test_a_slot_taken_for_a_submission_that_becomes_no_request_is_given_ba
     assert free(rig) == 1
     assert await state(rig, await rig.submit(b"3", idempotency_key="l")) == ("leased", 1)
     assert free(rig) == 0
+
+
+async def test_what_no_app_gets_of_a_direct_call_it_gets_of_no_request(tmp_path: Path) -> None:
+    got: list[Parcel] = []
+
+    async def act(parcel: Parcel, runner: str) -> Reply:
+        got.append(parcel)
+        return ok()
+
+    rig = await Rig.make(tmp_path / "home", act)
+    rig.serve()
+    await rig.start()
+    rig.open()
+    own = ((b"content-type", b"application/json"), (b"x-own", b"1"))
+    kept_back = tuple((name, b"x") for name in (*NOT_FORWARDED, b"idempotency-key", b"host", b"x-fal-nb-run"))
+    await rig.done(await rig.submit(headers=own + kept_back))
+    await rig.stop()
+    assert got[0].headers == own

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -18,14 +17,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
+from fal_backend.adapters.durable import settle, told_of_a_full_disk
 from fal_notebook.errors import BundleError, LimitError
 from fal_notebook.places import Places
 
-__all__ = ["BlobFolder", "settle", "write_stream"]
+__all__ = ["BlobFolder", "write_stream"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BATCH = 1 << 20
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class BlobFolder:
@@ -85,7 +84,7 @@ class BlobFolder:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = target.with_name(f".{sha256}.{secrets.token_hex(4)}")
         try:
-            with temporary.open("wb") as file:
+            with told_of_a_full_disk("The upload"), temporary.open("wb") as file:
                 size, found = await write_stream(file, chunks, limit)
                 if found != sha256:
                     raise BundleError(
@@ -94,14 +93,6 @@ class BlobFolder:
                         fix="Try again; it was damaged on the way.",
                     )
                 await asyncio.to_thread(settle, file, temporary, target)
-        except OSError as error:
-            if error.errno not in _NO_SPACE:
-                raise
-            raise LimitError(
-                f"The upload cannot be stored: {error.strerror}.",
-                code="limit.disk_full",
-                fix="Free some space on the disk of the data folder.",
-            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         return size
@@ -135,15 +126,3 @@ async def write_stream(file: BinaryIO, chunks: AsyncIterator[bytes], limit: int)
             batch, waiting = [], 0
     await asyncio.to_thread(write, batch)
     return size, digest.hexdigest()
-
-
-def settle(file: BinaryIO, temporary: Path, target: Path) -> None:
-    """Make a written file's name and content durable; blocks."""
-    file.flush()
-    os.fsync(file.fileno())
-    temporary.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fal_backend.adapters.durable import replace_file
 from fal_notebook.errors import BackendError
 
 __all__ = ["read_keys", "write_keys"]
@@ -39,14 +40,7 @@ def read_keys(path: Path, by: str, check: Callable[[dict[str, Any]], object]) ->
 
 def write_keys(path: Path, keys: list[dict[str, Any]]) -> None:
     """Put these keys in the place of those before."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"keys": keys}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, json.dumps({"keys": keys}).encode())
 
 
 def _refused(path: Path, what: str) -> BackendError:

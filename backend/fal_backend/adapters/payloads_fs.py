@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -16,15 +15,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from fal_backend.adapters.blobs_fs import settle, write_stream
+from fal_backend.adapters.blobs_fs import write_stream
+from fal_backend.adapters.durable import settle, told_of_a_full_disk
 from fal_backend.ports import Payload
-from fal_notebook.errors import LimitError
 from fal_notebook.places import Places
 
 __all__ = ["PayloadFolder"]
 
 _NAME = re.compile(r"[0-9a-f]{32}")
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _LEFT_S = 3600.0
 
 
@@ -49,19 +47,12 @@ class PayloadFolder:
         target = self.path(name)
         temporary = target.with_name(f".{name}")
         try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                size, sha256 = await write_stream(file, chunks, limit)
-                await asyncio.to_thread(settle, file, temporary, target)
-        except OSError as error:
-            if error.errno not in _NO_SPACE:
-                raise
-            raise LimitError(
-                f"The body cannot be stored: {error.strerror}.",
-                code="limit.disk_full",
-                fix="Free some space on the disk of the data folder.",
-            ) from error
+            with told_of_a_full_disk("The body"):
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with temporary.open("wb") as file:
+                    os.fchmod(file.fileno(), 0o600)
+                    size, sha256 = await write_stream(file, chunks, limit)
+                    await asyncio.to_thread(settle, file, temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         return Payload(name, size, sha256)

@@ -19,6 +19,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from fal_backend.adapters.durable import replace_file
 from fal_backend.domain.records_secrets import DataKey
 from fal_notebook.errors import BackendError
 
@@ -166,16 +167,4 @@ def _read(path: Path) -> list[bytes]:
 
 
 def _write(path: Path, keys: list[bytes]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.writelines(f"{key.hex()}\n" for key in keys)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, "".join(f"{key.hex()}\n" for key in keys).encode())

@@ -7,21 +7,20 @@ synced, so whatever has a name is right; what was interrupted lies in `incoming`
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from fal_backend.adapters.durable import sync_folder, told_of_a_full_disk
 from fal_backend.ports import Arrived
-from fal_notebook.errors import LimitError, NotFoundError
+from fal_notebook.errors import NotFoundError
 from fal_notebook.places import Places
 
 __all__ = ["FileShelf"]
@@ -31,7 +30,6 @@ T = TypeVar("T")
 _BATCH = 1 << 20
 _BLOCK = 256 * 1024
 _THREADS = 4
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _SAFE = re.compile(r"[0-9a-f]{32,64}")
 
 
@@ -54,7 +52,7 @@ class FileShelf:
         digest = hashlib.sha256()
         size = 0
         try:
-            with _translated():
+            with told_of_a_full_disk("The file"):
                 async for batch in _batches(chunks):
                     count = sum(map(len, batch))
                     grow(count)
@@ -69,14 +67,14 @@ class FileShelf:
 
     async def keep(self, arrived: Arrived) -> None:
         """Put it where `read` finds it; the same content is there at most once."""
-        with _translated():
+        with told_of_a_full_disk("The file"):
             await self._do(_settle, arrived.path, self._object(arrived.sha256))
 
     async def keep_part(self, upload: str, number: int, arrived: Arrived) -> int:
         """Put it among an upload's parts and return the size of the one whose place it takes."""
         before = self.parts(upload).get(number)
         folder = self._upload(upload)
-        with _translated():
+        with told_of_a_full_disk("The file"):
             await self._do(_settle, arrived.path, folder / f"{number}.{arrived.sha256}")
         if before is None:
             return 0
@@ -101,7 +99,7 @@ class FileShelf:
         """Write the named parts one behind the other. Raises: NotFoundError for one that is gone."""
         folder, path = self._upload(upload), self._new()
         try:
-            with _translated():
+            with told_of_a_full_disk("The file"):
                 sha256, size = await self._do(_join, [folder / f"{n}.{sha}" for n, sha in parts], path)
         except BaseException as error:
             path.unlink(missing_ok=True)
@@ -184,20 +182,6 @@ def _check(name: str) -> None:
         raise NotFoundError("There is no such file.", code="file.not_found")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        raise LimitError(
-            f"The file cannot be stored: {error.strerror}.",
-            code="limit.disk_full",
-            fix="Free some space on the disk of the data folder.",
-        ) from error
-
-
 async def _batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
     """Yield about a megabyte at a time: a thread's hop for each packet would cost more than the writing."""
     batch, waiting = list[bytes](), 0
@@ -233,11 +217,7 @@ def _settle(source: Path, target: Path) -> None:
         return
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     source.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)
 
 
 def _join(parts: Iterable[Path], target: Path) -> tuple[str, int]:

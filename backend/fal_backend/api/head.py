@@ -6,30 +6,13 @@ body is not part of it, because it is what differs between otherwise equal reque
 
 from __future__ import annotations
 
+from fal_backend.domain.request import NOT_FORWARDED
+
 __all__ = ["Head", "Headers"]
 
 Headers = list[tuple[bytes, bytes]]
 
 _LIFECYCLE = b"x-fal-object-lifecycle-preference"
-_NOT_FORWARDED = frozenset(
-    {
-        b"authorization",  # the caller's key is no business of the App
-        b"connection",
-        b"cookie",  # cookies know no ports: these belong to JupyterLab
-        b"expect",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-fal-endpoint",
-        b"x-fal-request-id",
-        b"x-fal-team",  # for whom the control API acts is no business of the App
-    }
-)
 
 
 class Head:
@@ -92,7 +75,7 @@ def _forwarded(headers: Headers, found: dict[bytes, bytes]) -> bytes:
     lines = [
         b"%b: %b\r\n" % (name, value)
         for name, value in headers
-        if name not in _NOT_FORWARDED and name not in named and not name.startswith(b"x-fal-nb-")
+        if name not in NOT_FORWARDED and name not in named and not name.startswith(b"x-fal-nb-")
     ]
     if _LIFECYCLE not in found:
         lines.append(_LIFECYCLE + b": {}\r\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
+    "NOT_FORWARDED",
     "Condition",
     "Failure",
     "QueuedVerdict",
@@ -25,6 +26,28 @@ __all__ = [
     "unknown_app",
     "verdict",
 ]
+
+
+NOT_FORWARDED = frozenset(
+    {
+        b"authorization",  # the caller's key is no business of the App
+        b"connection",
+        b"cookie",  # cookies know no ports: these belong to JupyterLab
+        b"expect",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-fal-endpoint",
+        b"x-fal-request-id",
+        b"x-fal-team",  # for whom the control API acts is no business of the App
+    }
+)
+"""Headers of a caller that no App gets, of a direct call or of a queued request."""
 
 
 class RunnerAct(StrEnum):

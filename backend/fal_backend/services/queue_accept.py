@@ -10,7 +10,7 @@ import hashlib
 import json
 
 from fal_backend.domain.records import Request, RequestState
-from fal_backend.domain.request import Refusal
+from fal_backend.domain.request import NOT_FORWARDED, Refusal
 from fal_backend.ports import Payload
 from fal_backend.services import queue_rows as rows
 from fal_backend.services.queue_runs import encode_headers
@@ -20,27 +20,7 @@ from fal_notebook.errors import LimitError
 __all__ = ["LOW", "new_request", "no_room", "platform_answer"]
 
 LOW = "low"
-_NOT_KEPT = frozenset(
-    {
-        b"authorization",
-        b"connection",
-        b"content-length",
-        b"cookie",
-        b"expect",
-        b"host",
-        b"http2-settings",
-        b"idempotency-key",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-fal-endpoint",
-        b"x-fal-request-id",
-    }
-)
+_NOT_KEPT = NOT_FORWARDED | {b"content-length", b"host", b"idempotency-key"}
 
 
 def new_request(
