@@ -322,7 +322,7 @@ class World:
     def rest(self) -> None:
         """Let everything come to its end; what crashes at each start is at rest between two tries, after a few.
 
-        A round in which nothing was lost, opened or decided will be followed by others like it.
+        A round in which nothing was lost, opened or decided will be followed by others like it until a pause is over.
         """
         for _ in range(200):
             before = self.sight()
@@ -335,8 +335,11 @@ class World:
             self.settle()
             self.go_on()
             self.settle()
-            if before == self.sight() and not self.is_trying():
-                return
+            if before == self.sight() and not (self.plane.calls or any(self.plane.waiting.values())):
+                pauses = self.pauses()
+                if not pauses:
+                    return
+                self.clock.us = min(pauses)
         raise AssertionError("it never comes to rest")
 
     def sight(self) -> tuple[Any, ...]:
@@ -349,12 +352,11 @@ class World:
             sum(plane.waiting.values()),
         )
 
-    def is_trying(self) -> bool:
-        """True while a caller waits, or a start that failed is soon tried again."""
-        if self.plane.calls or any(self.plane.waiting.values()):
-            return True
+    def pauses(self) -> list[int]:
+        """Return when starts that failed are tried again; of one that failed often nothing new is to be learnt."""
         crashes = self.capacity._crashes.values()
-        return any(one.count <= CRASH_LIMIT and self.clock.monotonic() < one.next_at for one in crashes)
+        ends = [int(one.next_at * S) for one in crashes if one.count <= CRASH_LIMIT]
+        return [at for at in ends if at > self.clock.us]
 
     def check_end(self) -> None:
         """Nothing is under way, nothing lives that nobody wants, and what serves has as many runners as its floor."""

@@ -23,7 +23,7 @@ from tests.unit.rollout_world import KEY, World, begin, faults_of
 STEPS = 40
 ACTS = ("deploy", "deploy", "choose", "choose", "restart", "end_one", "cancel", "build", "go_on", "go_on", "go_on",
         "ask", "call", "call", "answer", "crash", "stumble", "tick", "tick")  # fmt: skip
-SHARE = 500
+SHARE = 250
 """Histories of one test: a test may take two minutes, on a busy machine too."""
 
 
@@ -91,9 +91,9 @@ def test_effects_that_are_dropped_or_doubled_change_no_end() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 10_000, SHARE // 2))
+@pytest.mark.parametrize("first", range(0, 10_000, SHARE))
 def test_effects_that_are_dropped_or_doubled_change_no_end_of_ten_thousand(first: int) -> None:
-    for seed in range(first, first + SHARE // 2):
+    for seed in range(first, first + SHARE):
         assert end_of(seed, faults_of(seed)) == end_of(seed, None), seed
 
 
