@@ -156,6 +156,13 @@ def test_logs_are_filtered_and_followed(cold: Stack) -> None:
 def test_lists_and_deletion(cold: Stack) -> None:
     cold.deploy(echo("Listed"), name="listed.py")
     assert "listed" in cold.cli("apps", "list").stdout
+    names = [app["alias"] for app in cold.cli_json("apps", "list", "--filter", "isted")["apps"]]
+    assert "listed" in names
+    assert all("isted" in name for name in names)
+    counts = [app["active_runners"] for app in cold.cli_json("apps", "list", "--sort-by-runners")["apps"]]
+    assert counts == sorted(counts)
+    assert "listed" in cold.cli("apps", "list", "--regions", "eu").stdout, "it may run anywhere"
+    assert "`runners list`" in cold.cli("runners", "stop", "nobody").stderr
     assert cold.cli_json("machines", "list")["machines"][0]["name"] == "XS"
     wrong = cold.cli("apps", "delete", "listd")
     assert wrong.returncode == 1
