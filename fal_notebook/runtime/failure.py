@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import linecache
 import os
+import re
 import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -74,6 +75,9 @@ def _place(text: str, code: type) -> SourceText | None:
     return None
 
 
+_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
+
+
 def explain(error: BaseException, phase: str, manifest: BundleManifest | None) -> FalError:
     """Turn what was raised in a phase (check, thaw, setup, server) into an error that a user can act on."""
     if isinstance(error, FalError):
@@ -135,14 +139,17 @@ def _is_machinery(frame: FrameType) -> bool:
 
 
 def _where(trace: TracebackType | None, manifest: BundleManifest | None) -> Where | None:
-    """Return the last line of the user's own text that the error passed through."""
+    """Return the last line of the user's own text that the error passed through.
+
+    What came along out of an installed package, such as the `open` that IPython puts into a notebook, is not theirs.
+    """
     if manifest is None:
         return None
     cells: dict[str, CellRef | None] = {source.filename: source.cell for source in manifest.sources}
     found = None
     for frame, line in traceback.walk_tb(trace):
         name = frame.f_code.co_filename
-        if name in cells:
+        if name in cells and not _INSTALLED.search(name):
             found = _place_of(name, line, frame.f_code.co_name, cells[name])
     return found
 

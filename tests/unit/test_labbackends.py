@@ -130,6 +130,9 @@ def test_only_listed_paths_may_pass() -> None:
     assert labbackends.is_allowed("GET", "api/v1/apps/digits")
     assert labbackends.is_allowed("DELETE", "api/v1/apps/digits-dev-0a1b2c")
     assert labbackends.is_allowed("POST", "run/ada/digits/sub/path")
+    assert labbackends.is_allowed("POST", "api/v1/deployments/d-1/leave")
+    assert labbackends.is_allowed("POST", "api/v1/apps/digits/revision")
+    assert labbackends.is_allowed("GET", "api/v1/apps/digits/loads")
     assert labbackends.is_allowed("GET", "run/ada/digits/openapi.json")
     for method, path in (
         ("POST", "api/v1/deployments"),
@@ -144,6 +147,8 @@ def test_only_listed_paths_may_pass() -> None:
         ("GET", "run/ada/digits/%2F%2Fevil"),
         ("GET", "http://evil/run/a/b"),
         ("POST", "api/v1/apps/digits"),
+        ("POST", "api/v1/apps/digits/rollout"),
+        ("DELETE", "api/v1/apps/digits/queue"),
         ("GET", "run/ada/di gits"),
     ):
         assert not labbackends.is_allowed(method, path), path

@@ -56,6 +56,23 @@ def test_the_lines_of_the_cell_are_shown_and_the_place_is_the_cells() -> None:
     assert error.message == "setup() failed: KeyError: 'missing'"
 
 
+def test_a_helper_out_of_an_installed_package_is_not_the_place() -> None:
+    helper = "/x/lib/python3.11/site-packages/IPython/core/interactiveshell.py"
+    text = "def opened(name):\n    return {}[name]\n"
+    scope: dict[str, Any] = {}
+    exec(compile(text, helper, "exec", dont_inherit=True), scope)
+    exec(compile("def setup(opened):\n    opened('missing')\n", FILE, "exec", dont_inherit=True), scope)
+    sources = [
+        SourceText(filename=FILE, text=CELL, cell=CellRef(execution_count=7, cell_id="abc")),
+        SourceText(filename=helper, text=text),
+    ]
+    with pytest.raises(KeyError) as caught:
+        scope["setup"](scope["opened"])
+    error = explain(caught.value, "setup", a_manifest(sources=sources))
+    assert error.where is not None
+    assert (error.where.cell, error.where.line, error.where.name) == (7, 2, "setup")
+
+
 def test_the_class_text_alone_is_placed_at_its_lines() -> None:
     text = "".join(CELL.splitlines(keepends=True)[4:])
     error = failed(a_manifest(source=text))

@@ -29,7 +29,9 @@ export function rolloutFace(saved: Saved, rollout: RolloutView, app: AppView, kn
   const isStale = known === false || app.link === 'offline';
   const moment = known === false ? (saved.savedAt ?? now) : app.link === 'offline' ? (app.offlineSince ?? now) : now - (rollout.ahead ?? 0);
   const timeline = course && course.changed ? timelineOf(course, { upload: course.kind === 'deploy' ? saved.upload : null, isBefore: saved.isPlanned }, moment) : null;
-  const problem = course?.error ?? (course?.deployment_id === saved.course?.deployment_id ? saved.problem : null);
+  // What was not wanted any more has no error; the cell that waited for it has one.
+  const isWanted = course?.state !== 'cancelled' && course?.state !== 'superseded';
+  const problem = course?.error ?? (isWanted && course?.deployment_id === saved.course?.deployment_id ? saved.problem : null);
   const head = isStale ? awayHead(saved, app, known, now) : course && timeline ? headOf(course, timeline, app) : quietHead(course, app, now);
   return {
     ...head,
@@ -110,7 +112,9 @@ function successHead(course: Course, timeline: Timeline, app: AppView): Head {
   if (course.state === 'draining') {
     return { mode: 'deployed', kind: 'ok', word, meta: `${revision} answers; ${shortId(course.previous ?? '')} finishes its requests` };
   }
-  const meta = [`${revision} in ${seconds(timeline.total)}`, callsText(course.calls, course.failed_calls)].filter(Boolean).join(', ');
+  // Nobody could call what was not there before.
+  const calls = course.previous === null && !course.calls ? '' : callsText(course.calls, course.failed_calls);
+  const meta = [`${revision} in ${seconds(timeline.total)}`, calls].filter(Boolean).join(', ');
   return { mode: 'deployed', kind: 'ok', word, meta };
 }
 
