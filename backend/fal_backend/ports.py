@@ -362,6 +362,11 @@ class Blobs(Protocol):
         """Return whether the blob is there; one that is asked for is young again."""
         ...
 
+    @property
+    def folder(self) -> Path:
+        """Where they all lie."""
+        ...
+
     def path(self, sha256: str) -> Path: ...
     async def old(self, age_s: float) -> list[str]:
         """Return the blobs, and what uploads left unfinished, that nobody wrote or asked for since."""
@@ -577,12 +582,16 @@ class StartOrder:
 
 @dataclass(frozen=True)
 class ZygoteOrder:
-    """The part of a start order that a zygote needs."""
+    """The part of a start order that a zygote needs, its cage included: its runners will live in that."""
 
     owner: str
     image_hash: str
+    image_root: str
     image_python: str
     runtime_root: str
+    bundles: str
+    """The folder that all bundles lie in: which one comes is not known yet."""
+    persistent_dir: str
 
 
 @dataclass(frozen=True)

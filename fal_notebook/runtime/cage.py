@@ -149,7 +149,9 @@ def needed_paths(order: Mapping[str, Any], runs: Path) -> tuple[_Need, ...]:
     """Return what a runner must reach: its interpreter, image and runtime, bundles, its own and its owner's folder."""
     python = Path(str(order["image_python"]))
     found = {_prefix_of(python): False, str(order["image_root"]): False, str(order["runtime_root"]): False}
-    found |= {str(_store_of(Path(one))): False for one in (order["payload"], *order.get("buffers", ()))}
+    found |= {str(_store_of(blob)): False for blob in _bundle_files(order)}
+    if "bundles" in order:
+        found[str(order["bundles"])] = False
     found[str(runs)] = True
     persistent = _own_folder(order)
     if persistent is not None:
@@ -160,6 +162,12 @@ def needed_paths(order: Mapping[str, Any], runs: Path) -> tuple[_Need, ...]:
 def _prefix_of(python: Path) -> str:
     """Return the installation that an interpreter belongs to, also where the image only links to it."""
     return str(Path(os.path.realpath(python)).parent.parent)
+
+
+def _bundle_files(order: Mapping[str, Any]) -> list[Path]:
+    """Return the files of an order's bundle; a zygote that is warmed early has none yet, only the folder of all."""
+    named = [order["payload"]] if "payload" in order else []
+    return [Path(str(one)) for one in (*named, *order.get("buffers", ()))]
 
 
 def _is_named_by_content(blob: Path) -> bool:
@@ -174,8 +182,7 @@ def _store_of(blob: Path) -> Path:
 def _share(order: Mapping[str, Any], runs: Path, gid: int) -> None:
     """Open, for those who know a name, what is named: `runs`, bundles; and the owner's folder for its group."""
     runs.chmod(0o711)
-    for one in (order["payload"], *order.get("buffers", ())):
-        blob = Path(str(one))
+    for blob in _bundle_files(order):
         if _is_named_by_content(blob) and blob.is_file():
             # Its folders can be gone through, and not listed.
             blob.chmod(0o644)

@@ -56,6 +56,27 @@ def test_only_what_is_needed_is_reached(tmp_path: Path) -> None:
     }
 
 
+def test_a_zygote_that_is_warmed_before_any_bundle_is_known_reaches_what_its_runners_will(
+    tmp_path: Path,
+) -> None:
+    known = order(tmp_path)
+    early = {name: value for name, value in known.items() if name not in ("payload", "buffers")}
+    early["bundles"] = str(tmp_path / "blobs")
+    runs = tmp_path / "r"
+    assert set(needed_paths(early, runs)) == set(needed_paths(known, runs))
+
+
+@root_only
+def test_the_cage_of_an_early_zygote_is_that_of_its_runners(pool: CagePool, tmp_path: Path) -> None:
+    known = order(tmp_path)
+    early = {name: value for name, value in known.items() if name not in ("payload", "buffers")}
+    early["bundles"] = str(tmp_path / "blobs")
+    first, second = pool.cage(early, tmp_path / "r"), pool.cage(known, tmp_path / "r")
+    assert first is not None
+    assert second is not None
+    assert (first.uid, first.gid) == (second.uid, second.gid)
+
+
 @root_only
 def test_each_image_and_owner_has_a_user_and_each_owner_a_group(pool: CagePool, tmp_path: Path) -> None:
     runs = tmp_path / "r"

@@ -33,6 +33,11 @@ class BlobFolder:
     def __init__(self, places: Places) -> None:
         self._folder = places.blobs
 
+    @property
+    def folder(self) -> Path:
+        """Where they all lie."""
+        return self._folder
+
     def has(self, sha256: str) -> bool:
         """Return whether the blob is there; one that is asked for is young again."""
         try:

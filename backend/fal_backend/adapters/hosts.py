@@ -36,6 +36,7 @@ from fal_backend.ports import (
     StartOrder,
     ZygoteOrder,
 )
+from fal_notebook.errors import RunnerError
 from fal_notebook.runtime.hostproto import PROTO, Decoder, ProtocolError, encode_frame, pick_version
 from fal_notebook.runtime.inventory import LOCAL
 
@@ -198,11 +199,19 @@ class Hosts:
                 group.create_task(_Contact(self, node).keep(), name=f"host {node}")
 
     async def warm(self, order: StartOrder | ZygoteOrder) -> bool:
-        """Have a zygote ready on every node for runners like this one; False when all had one."""
-        states = [
-            (await wire.ask({"t": "warm", "order": asdict(order)}))["state"]
-            for wire in list(self._wires.values())
-        ]
+        """Have a zygote ready on every node for runners like this one; False when all had one.
+
+        Raises: HostUnreachableError, RunnerError when a host cannot: whoever needs a runner is told why by its start.
+        """
+        try:
+            states = [
+                (await wire.ask({"t": "warm", "order": asdict(order)}))["state"]
+                for wire in list(self._wires.values())
+            ]
+        except ProtocolError as error:
+            raise RunnerError(
+                f"The runner host keeps no zygote: {error}.", code="runner.not_warmed"
+            ) from error
         return "warming" in states
 
     async def drop(self, image_hash: str) -> None:

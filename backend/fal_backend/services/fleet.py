@@ -198,8 +198,18 @@ class Fleet:
         Raises: FileNotFoundError when the image is gone, FalError when the host cannot be asked.
         """
         runtime_root = await asyncio.to_thread(self._builder.runtime_root)
-        python = self._builder.python(hash)
-        return await self._provider.warm(ZygoteOrder(owner, hash, str(python), str(runtime_root)))
+        bundles = self._blobs.folder
+        bundles.mkdir(mode=0o700, parents=True, exist_ok=True)
+        order = ZygoteOrder(
+            owner=owner,
+            image_hash=hash,
+            image_root=str(self._builder.root(hash)),
+            image_python=str(self._builder.python(hash)),
+            runtime_root=str(runtime_root),
+            bundles=str(bundles),
+            persistent_dir=str(self._persistent(owner)),
+        )
+        return await self._provider.warm(order)
 
     async def _warm(self, revision: str) -> None:
         await self._provider.warm(await self._order(revision))
@@ -226,8 +236,6 @@ class Fleet:
         spec = self.spec(row.id)
         manifest = BundleManifest.model_validate_json(bundle.manifest_json)
         owner = self._ledger.need(Account, row.account).nickname
-        persistent = self._data / owner
-        persistent.mkdir(parents=True, exist_ok=True)
         return StartOrder(
             runner_id="",
             epoch=0,
@@ -248,10 +256,15 @@ class Fleet:
             machine_type=spec.machine_types[0],
             cpu=1.0,
             memory_mb=0,
-            persistent_dir=str(persistent),
+            persistent_dir=str(self._persistent(owner)),
             device="gpu" if self._nodes.has_gpu(spec) else "cpu",
             environment=split_alias(row.app)[1],
         )
+
+    def _persistent(self, owner: str) -> Path:
+        folder = self._data / owner
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _open_traffic(self, row: Runner) -> None:
         address = self._addresses.get(row.id)
