@@ -119,7 +119,7 @@ test('a detached and a recreated rollout have the steps that they have', () => {
 
 test('an upload that was with the plan has no bar of its own', () => {
   const line = timelineOf(course(), { upload: UPLOAD, isBefore: true }, T0 + 1_000);
-  assert.deepEqual([line.steps[0]?.note, line.steps[0]?.begin, line.steps[1]?.begin], ['with the plan', null, 0]);
+  assert.deepEqual([line.steps[0]?.note, line.steps[0]?.begin, line.steps[1]?.begin], ['earlier', null, 0]);
 });
 
 test('events move a deployment; old ones and those of others do not', () => {

@@ -95,7 +95,7 @@ def test_deployed_app_answers_after_kernel_shutdown_and_reopening(session: Sessi
     name = session.lab.notebook(LOAD, cell, "%fal deploy Reopened --auth public")
     session.open(name)
     session.run_all()
-    session.card()
+    session.card("deployed")
     session.page.keyboard.press("Control+s")
     session.page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
     session.lab.end_kernels()
@@ -104,9 +104,10 @@ def test_deployed_app_answers_after_kernel_shutdown_and_reopening(session: Sessi
     key = json.loads((session.lab.home / "keys" / "local.json").read_text())["key_secret"]
     assert key not in saved
     session.open(name)
-    card = session.card()
+    card = session.card("deployed")
+    card.get_by_role("button", name="Playground").click()
     card.get_by_label("Text").fill("again")
-    card.get_by_role("button", name="Run").click()
+    card.get_by_role("button", name="Run", exact=True).click()
     expect(card).to_contain_text("againagain", timeout=30_000)
     session.picture("card-reopened")
     assert not session.errors

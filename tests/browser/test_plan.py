@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_a_plan_is_looked_at_and_confirmed_without_the_kernel(session: Session) 
     session.run_all()
     plan = page.locator('.fal-ui[data-state="waiting"]')
     expect(plan.get_by_text("Waiting for you")).to_be_visible(timeout=60_000)
-    expect(plan.get_by_text("nothing changed yet")).to_be_visible()
+    expect(plan.get_by_text(re.compile(r"checked in \d.*s, nothing changed yet"))).to_be_visible()
+    expect(plan).to_contain_text("In a script: %fal deploy Digits --check --yes")
+    expect(plan).to_contain_text(re.compile(r"Upload\s*1 of 1 part is new, \d"))
     expect(plan.locator("tr", has_text="max_multiplexing")).to_contain_text("64")
     expect(plan.locator("tr", has_text="keep_alive")).to_contain_text(
         "10 s in code will not apply without --reset-scale"

@@ -69,7 +69,7 @@ function uploadStep({ upload, isBefore }: Sent): Step[] {
   if (!upload) {
     return [];
   }
-  const note = isBefore ? 'with the plan' : upload.new_parts ? seconds(upload.duration_s) : 'nothing new';
+  const note = isBefore ? 'earlier' : upload.new_parts ? seconds(upload.duration_s) : 'nothing new';
   return [{ name: 'Upload', state: 'done', begin: isBefore ? null : 0, end: isBefore ? null : upload.duration_s, note }];
 }
 
