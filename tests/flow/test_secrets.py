@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,6 +49,13 @@ class {cls}(fal.App):
 
 def source(cls: str, attributes: str = "") -> str:
     return APP.format(cls=cls, attributes=attributes)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Stack]:
+    """A backend of its own: a secret is given to every app of its account, and counts whose runners lack it."""
+    with stack() as running:
+        yield running
 
 
 def put(on: Stack, name: str, value: str, **more: object) -> dict[str, object]:
@@ -154,7 +162,10 @@ def test_a_changed_secret_makes_runners_stale_and_a_redeploy_a_new_revision(shar
     assert second["changed"] is True
     assert second["revision"] != first["revision"]
     assert shared.call("stale", {}).json()["value"] == LATER
-    assert shared.api("GET", "/apps/stale").json()["stale_secrets"] == []
+    wait_for(
+        "the end of the runner with the old one",
+        lambda: shared.api("GET", "/apps/stale").json()["stale_secrets"] == [],
+    )
     assert shared.api("DELETE", "/apps/stale").status_code == 200
 
 
@@ -165,7 +176,10 @@ def test_rollout_gives_runners_the_changed_secret(shared: Stack) -> None:
     done = shared.cli("apps", "rollout", "rolled")
     assert done.returncode == 0, done.stderr
     assert shared.call("rolled", {}).json()["value"] == LATER
-    assert all(not one["stale_secrets"] for one in shared.runners("rolled") if one["state"] != "DRAINING")
+    wait_for(
+        "the end of the runner with the old one",
+        lambda: not any(one["stale_secrets"] for one in shared.runners("rolled")),
+    )
     assert shared.api("DELETE", "/apps/rolled").status_code == 200
 
 
