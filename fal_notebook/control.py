@@ -143,9 +143,10 @@ class AsyncClient:
         """Return how far a deployment has come."""
         return await self._get(f"/api/v1/deployments/{deployment_id}", Deployment)
 
-    async def cancel_deployment(self, deployment_id: str) -> None:
-        """Cancel a deployment; nothing of it is left."""
-        self._checked(await self._send("POST", f"/api/v1/deployments/{deployment_id}/cancel"))
+    async def cancel_deployment(self, deployment_id: str) -> Deployment:
+        """Cancel a deployment, and return what became of it: one that has ended stays as it is."""
+        answer = await self._send("POST", f"/api/v1/deployments/{deployment_id}/cancel")
+        return self._parsed(answer, Deployment)
 
     async def apps(self, *, ephemeral: bool = False, environment: str | None = None) -> list[AppSummary]:
         """Return the apps of this account, of one environment or of all; temporary ones only when asked for."""

@@ -119,8 +119,8 @@ def run(args: RunArguments, ctx: Context) -> Shipped | Checked | Stopped:
     if not args.wait or isinstance(shipped, Checked):
         return shipped
     alias = shipped.deployment.app_name
-    ctx.ready(shipped)
     try:
+        ctx.ready(shipped)
         ctx.hold()
     except KeyboardInterrupt:
         # The person asked for its end; a second interrupt during the end is a real one.

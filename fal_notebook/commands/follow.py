@@ -25,7 +25,7 @@ from fal_notebook.wire import (
     RunnerState,
 )
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "withdraw"]
 
 TICK_S = 0.25
 """A card's clock moves four times a second."""
@@ -65,11 +65,11 @@ class Follower:
         try:
             with self._client.feed() as feed:
                 self._watch(feed)
+            if not (self._deployment.is_success or self._has_moved or self._progress.is_left):
+                raise self._failed()
+            self._show()
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        if not (self._deployment.is_success or self._has_moved or self._progress.is_left):
-            raise self._failed()
-        self._show()
         return self._deployment, self._progress
 
     def _watch(self, feed: Feed[Event | LogLine]) -> None:
@@ -184,14 +184,20 @@ class Follower:
                 fix=f"Follow it with `{prefix} apps list` and `{prefix} logs {alias}`; end it with `{prefix} apps delete {alias}`.",
                 code="deploy.detached",
             )
-        with contextlib.suppress(NotFoundError):
-            self._client.cancel_deployment(self._deployment.deployment_id)
+        withdraw(self._client, self._deployment)
         self._show(stage=Stage.STOPPED)
         return DeployError(
             f"Interrupted before `{self._progress.title}` was ready; nothing of it is left.",
             fix="Run it again when you want it.",
             code="deploy.cancelled",
         )
+
+
+def withdraw(client: Client, deployment: Deployment) -> None:
+    """End a temporary app however far it is: it may serve already, and whoever follows it has not heard."""
+    with contextlib.suppress(NotFoundError):
+        if client.cancel_deployment(deployment.deployment_id).is_success:
+            client.delete_app(deployment.app_name)
 
 
 def _by_state(deployment: Deployment) -> DeployError:

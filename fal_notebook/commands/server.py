@@ -115,8 +115,7 @@ def serve(args: ServeArguments, ctx: Context) -> Served:
             raise
         if args.background:
             return served
-        ctx.served(served)
-        _until_stopped(served.pid, ctx)
+        _until_stopped(served, ctx)
     return served
 
 
@@ -198,10 +197,12 @@ def _interrupts_held() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def _until_stopped(pid: int, ctx: Context) -> None:
-    """Wait for the supervisor's end; an interrupt is passed on as an orderly end."""
+def _until_stopped(served: Served, ctx: Context) -> None:
+    """Say that it serves and wait for the supervisor's end; an interrupt from then on is passed on as an orderly end."""
+    pid = served.pid
     born = process_start_time(pid)
     try:
+        ctx.served(served)
         while process_start_time(pid) == born:
             time.sleep(0.5)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from fal_notebook.app import check_built
 from fal_notebook.client import Client
 from fal_notebook.commands.check import REQUIRED, confirmed
 from fal_notebook.commands.context import Context, Target
-from fal_notebook.commands.follow import Follower
+from fal_notebook.commands.follow import Follower, withdraw
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Planned, Progress, Shipped, Stage
@@ -277,4 +277,4 @@ def _undo(client: Client, act: futures.Future[Deployment]) -> None:
         deployment = act.result(timeout=UNDO_S)
     except (FalError, futures.CancelledError, TimeoutError):
         return
-    client.cancel_deployment(deployment.deployment_id)
+    withdraw(client, deployment)

@@ -95,6 +95,8 @@ def test_a_killed_host_takes_its_runners_and_its_node_is_free_again(house: Stack
     falls, stays = house.call("falls", {}).json(), house.call("stays", {}).json()
     os.kill(host_pid(house, "a"), signal.SIGKILL)
     wait_for("the end of its runner", lambda: not alive(falls["pid"]))
+    # Until the backend knows, a call may still be sent to it, and is answered 503.
+    wait_for("it to be known", lambda: all(one["pid"] != falls["pid"] for one in house.runners("falls")))
     answer = house.call("falls", {}, timeout_s=100).json()
     assert (answer["gpus"], answer["pid"] == falls["pid"]) == (falls["gpus"], False)
     assert holders(house) == [("falls", "held")]
