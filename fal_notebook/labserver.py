@@ -140,6 +140,8 @@ class ProxyHandler(_Handler):
         await super().prepare()
         instance, path = self.path_kwargs["instance"], self._raw_path()
         method = str(self.request.method)
+        # An answer before the body was read ends the connection, and whoever would use it again must know.
+        self.set_header("connection", "close")
         if not is_allowed(method, path):
             error = BackendError("This path is not open to notebooks.", code="backend.path_refused")
             self.refuse(HTTPStatus.FORBIDDEN, error)
@@ -147,6 +149,7 @@ class ProxyHandler(_Handler):
         target = await self.backend(instance)
         if target is None:
             return
+        self.clear_header("connection")
         self._target = target
         self._body = asyncio.Queue(maxsize=8)
         query = f"?{self.request.query}" if self.request.query else ""

@@ -201,7 +201,9 @@ def test_refused_paths_never_reach_the_backend(http: httpx.Client, behind: Behin
 
 
 def test_unknown_instances_are_not_found(http: httpx.Client, behind: Behind) -> None:
-    assert http.get("/fal/i/ffff/api/v1/apps").status_code == 404
+    early = http.get("/fal/i/ffff/api/v1/apps")
+    assert early.status_code == 404
+    assert early.headers["connection"] == "close", "answered before its body was read"
     assert http.get("/fal/instances/ffff").status_code == 404
     assert http.get(f"/fal/instances/{INSTANCE}").json()["instance_id"] == INSTANCE
     assert http.get("/fal/instances/local").json()["instance_id"] == INSTANCE
