@@ -156,7 +156,9 @@ def test_a_call_and_the_calls_that_it_makes_are_one_trace(live: Stack, collector
     assert nested.parent == runner.id
     assert found[f"{inner} POST /"].parent == nested.id
     assert gate.start <= runner.start <= nested.start
-    assert nested.end <= runner.end <= gate.end
+    # Each process says when it was done for itself, which is after its answer was sent: an end may pass its parent's.
+    assert nested.start < runner.end
+    assert runner.start < gate.end
     assert gate.facts["fal.request_id"] == answer.headers["x-fal-request-id"]
     assert gate.facts["http.response.status_code"] == 200
     assert gate.facts["fal.cold_start_ms"] > 100
