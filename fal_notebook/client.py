@@ -55,7 +55,6 @@ class Client:
     upload_all = _synced(AsyncClient.upload_all)
     deploy = _synced(AsyncClient.deploy)
     plan = _synced(AsyncClient.plan)
-    confirm_plan = _synced(AsyncClient.confirm_plan)
     drop_plan = _synced(AsyncClient.drop_plan)
     deployment = _synced(AsyncClient.deployment)
     cancel_deployment = _synced(AsyncClient.cancel_deployment)

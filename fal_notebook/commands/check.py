@@ -14,7 +14,7 @@ from fal_notebook.client import Client
 from fal_notebook.commands.context import Answer, Context
 from fal_notebook.commands.results import Planned, Progress
 from fal_notebook.errors import DeployError, FalError
-from fal_notebook.wire import Deployment, DeployRequest
+from fal_notebook.wire import DeployRequest
 
 __all__ = ["REQUIRED", "VARIABLE", "confirmed", "trigger"]
 
@@ -36,11 +36,11 @@ def trigger(is_asked: bool) -> str | None:
 
 def confirmed(
     client: Client, request: DeployRequest, ctx: Context, progress: Progress, *, triggered_by: str, yes: bool
-) -> tuple[Planned, Deployment | None]:
-    """Show the plan and return it with the deployment that it became; None: it waits for a button.
+) -> tuple[Planned, str | None]:
+    """Show the plan and return it with its id once it is confirmed; None: it waits for a button.
 
     progress: how far the check came here, before the backend was asked.
-    Raises: DeployError `deploy.cancelled`, `deploy.not_confirmed` (nobody can answer), `deploy.plan_stale`.
+    Raises: DeployError `deploy.cancelled`, `deploy.not_confirmed` (nobody can answer).
     """
     began = time.monotonic()
     plan = client.plan(request)
@@ -53,7 +53,7 @@ def confirmed(
     if answer is Answer.LATER:
         return planned, None
     if answer is Answer.YES:
-        return planned, client.confirm_plan(planned.plan.plan_id)
+        return planned, planned.plan.plan_id
     with contextlib.suppress(FalError):
         # It is forgotten by itself after an hour.
         client.drop_plan(planned.plan.plan_id)

@@ -25,7 +25,7 @@ from fal_notebook.wire import (
     RunnerState,
 )
 
-__all__ = ["Follower", "withdraw"]
+__all__ = ["Follower"]
 
 TICK_S = 0.25
 """A card's clock moves four times a second."""
@@ -69,8 +69,29 @@ class Follower:
                 raise self._failed()
             self._show()
         except KeyboardInterrupt:
-            raise self._interrupted() from None
+            raise self.interrupted() from None
         return self._deployment, self._progress
+
+    def interrupted(self) -> FalError:
+        """Cancel a temporary app, leave a deployment to itself, and return what is to be said of it."""
+        alias = self._deployment.app_name
+        if not self._deployment.ephemeral:
+            prefix = self._ctx.prefix
+            self._show(is_left=True)
+            return DeployError(
+                f"The deployment of `{alias}` goes on without this cell."
+                if self._ctx.door == "notebook"
+                else f"The deployment of `{alias}` goes on.",
+                fix=f"Follow it with `{prefix} apps list` and `{prefix} logs {alias}`; end it with `{prefix} apps delete {alias}`.",
+                code="deploy.detached",
+            )
+        _withdraw(self._client, self._deployment)
+        self._show(stage=Stage.STOPPED)
+        return DeployError(
+            f"Interrupted before `{self._progress.title}` was ready; nothing of it is left.",
+            fix="Run it again when you want it.",
+            code="deploy.cancelled",
+        )
 
     def _watch(self, feed: Feed[Event | LogLine]) -> None:
         alias = self._deployment.app_name
@@ -172,28 +193,8 @@ class Follower:
         except FalError:
             return None
 
-    def _interrupted(self) -> FalError:
-        alias = self._deployment.app_name
-        if not self._deployment.ephemeral:
-            prefix = self._ctx.prefix
-            self._show(is_left=True)
-            return DeployError(
-                f"The deployment of `{alias}` goes on without this cell."
-                if self._ctx.door == "notebook"
-                else f"The deployment of `{alias}` goes on.",
-                fix=f"Follow it with `{prefix} apps list` and `{prefix} logs {alias}`; end it with `{prefix} apps delete {alias}`.",
-                code="deploy.detached",
-            )
-        withdraw(self._client, self._deployment)
-        self._show(stage=Stage.STOPPED)
-        return DeployError(
-            f"Interrupted before `{self._progress.title}` was ready; nothing of it is left.",
-            fix="Run it again when you want it.",
-            code="deploy.cancelled",
-        )
 
-
-def withdraw(client: Client, deployment: Deployment) -> None:
+def _withdraw(client: Client, deployment: Deployment) -> None:
     """End a temporary app however far it is: it may serve already, and whoever follows it has not heard."""
     with contextlib.suppress(NotFoundError):
         if client.cancel_deployment(deployment.deployment_id).is_success:

@@ -7,7 +7,7 @@ leaves nothing; each step is reported, so that a card can show it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from fal_notebook.app import check_built
 from fal_notebook.client import Client
 from fal_notebook.commands.check import REQUIRED, confirmed
 from fal_notebook.commands.context import Context, Target
-from fal_notebook.commands.follow import Follower, withdraw
+from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.reference import as_main
 from fal_notebook.commands.registry import nearest
 from fal_notebook.commands.results import Checked, Planned, Progress, Shipped, Stage
@@ -30,8 +30,8 @@ from fal_notebook.wire_secrets import MAIN
 
 __all__ = ["Order", "ship"]
 
-UNDO_S = 10.0
-"""Longest wait, after an interrupt, for the answer that says what is to be cancelled."""
+ANSWER_S = 10.0
+"""Longest wait, after an interrupt, for the answer that says what has begun."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,11 @@ class _Shipment:
         self.progress = Progress(title=str(title), kind=order.kind)
         self.warnings: list[ErrorBody] = []
         self.planned: Planned | None = None
+        self.act: futures.Future[Deployment] | None = None
+        """What was asked of the backend last: an interrupt leaves it under way."""
 
     def go(self) -> Shipped | Checked | Planned:
+        client: Client | None = None
         try:
             with as_main(self.order.target.module):
                 frozen, spec = self._check()
@@ -102,9 +105,8 @@ class _Shipment:
             self._fail(error)
             raise
         except KeyboardInterrupt:
-            raise self._interrupted() from None
-        follower = Follower(client, self.ctx, self.progress, deployment, detach=self.order.detach)
-        final, progress = follower.until_final()
+            raise self._interrupted(client) from None
+        final, progress = self._follower(client, deployment).until_final()
         if final.ephemeral:
             self.ctx.aliases[self.order.target.cls.__name__] = final.app_name
         plan = self.planned.plan if self.planned is not None else None
@@ -190,32 +192,29 @@ class _Shipment:
         if self.order.check is not None:
             return self._confirmed(client, request, self.order.check)
         try:
-            return self._post(client, request)
+            return self._post(client, client.core.deploy(request))
         except NotFoundError as error:
             if not error.code.startswith("session"):
                 raise
             client.forget_session()
-            return self._post(client, self._request(client, frozen, spec))
+            return self._post(client, client.core.deploy(self._request(client, frozen, spec)))
         except FalError as error:
             if error.code != REQUIRED:
                 raise
             return self._confirmed(client, request, "admin")
 
     def _confirmed(self, client: Client, request: DeployRequest, triggered_by: str) -> Deployment | None:
-        self.planned, deployment = confirmed(
+        self.planned, plan_id = confirmed(
             client, request, self.ctx, self.progress, triggered_by=triggered_by, yes=self.order.yes
         )
-        return deployment
+        return None if plan_id is None else self._post(client, client.core.confirm_plan(plan_id))
 
-    def _post(self, client: Client, request: DeployRequest) -> Deployment:
-        act = client.loop.start(client.core.deploy(request))
-        try:
-            return client.loop.wait(act)
-        except KeyboardInterrupt:
-            # It may have been accepted already; a temporary app must leave nothing.
-            if request.ephemeral:
-                _undo(client, act)
-            raise
+    def _post(self, client: Client, asked: Coroutine[Any, Any, Deployment]) -> Deployment:
+        self.act = client.loop.start(asked)
+        return client.loop.wait(self.act)
+
+    def _follower(self, client: Client, deployment: Deployment) -> Follower:
+        return Follower(client, self.ctx, self.progress, deployment, detach=self.order.detach)
 
     def _request(self, client: Client, frozen: bundle.Frozen, spec: AppSpec) -> DeployRequest:
         order = self.order
@@ -243,7 +242,11 @@ class _Shipment:
         self.progress = self.progress.with_(**changes)
         self.ctx.report(self.progress)
 
-    def _interrupted(self) -> DeployError:
+    def _interrupted(self, client: Client | None) -> FalError:
+        # It may have been accepted already: then it goes on, or, a temporary app, must leave nothing.
+        deployment = _answered(self.act)
+        if client is not None and deployment is not None:
+            return self._follower(client, deployment).interrupted()
         self._show(stage=Stage.STOPPED)
         title = self.progress.title
         if self.order.kind == "run":
@@ -272,9 +275,11 @@ def _joined(errors: Sequence[FalError]) -> FalError:
     return first
 
 
-def _undo(client: Client, act: futures.Future[Deployment]) -> None:
+def _answered(act: futures.Future[Deployment] | None) -> Deployment | None:
+    """Return the deployment that the backend began, if it says so in time."""
+    if act is None:
+        return None
     try:
-        deployment = act.result(timeout=UNDO_S)
+        return act.result(timeout=ANSWER_S)
     except (FalError, futures.CancelledError, TimeoutError):
-        return
-    withdraw(client, deployment)
+        return None

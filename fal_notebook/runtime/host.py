@@ -196,7 +196,9 @@ class Host:
         self._welcome(link, message, version)
 
     def _welcome(self, link: Link, message: dict[str, Any], version: int) -> None:
-        ended = [runner.exit for runner in self._runners.values() if runner.exit is not None]
+        # Exits are news: whoever only reads a log would take one for an answer.
+        runners = self._runners.values() if link.wants_news else ()
+        ended = [runner.exit for runner in runners if runner.exit is not None]
         link.answer(
             message,
             {

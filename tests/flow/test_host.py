@@ -219,6 +219,13 @@ async def test_records_are_kept_until_they_are_acknowledged(kit: Kit) -> None:
     assert (await kit.hello()).exited == ()
 
 
+async def test_a_log_is_read_though_the_end_of_its_runner_is_not_acknowledged(kit: Kit) -> None:
+    order = kit.order(act="fails")
+    await kit.hosts.start("local", order)
+    await kit.exited(order)
+    assert [line.text async for line in kit.hosts.logs(order.runner_id)]
+
+
 async def test_the_environment_of_a_runner_is_scrubbed(kit: Kit) -> None:
     ready = await kit.begin(kit.order())
     text = Path(f"/proc/{ready.pid}/environ").read_bytes()

@@ -211,6 +211,42 @@ def test_an_interrupted_deploy_goes_on_and_says_how_to_follow_it(notebook: Noteb
     wait_for("the deployment to end", lambda: shared.call("goes-on", {}).status_code == 200)
 
 
+# The backend has begun, and its answer is on its way.
+INTERRUPTED_BEFORE_THE_ANSWER = """
+import asyncio, os, signal
+from fal_notebook.control import AsyncClient
+_deploy = AsyncClient.deploy
+async def deploy(self, request):
+    AsyncClient.deploy = _deploy
+    answer = await _deploy(self, request)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0.3)
+    return answer
+AsyncClient.deploy = deploy
+"""
+
+
+def test_a_deploy_interrupted_before_its_answer_goes_on_and_is_told(
+    notebook: Notebook, shared: Stack
+) -> None:
+    notebook.run(app("BeforeAnswer", setup="import time; time.sleep(2)"))
+    notebook.run(INTERRUPTED_BEFORE_THE_ANSWER)
+    cell = notebook.run("%fal deploy BeforeAnswer")
+    assert cell.error is not None
+    assert "goes on" in cell.text
+    assert "%fal apps delete before-answer" in cell.text
+    wait_for("the deployment to end", lambda: shared.call("before-answer", {}).status_code == 200)
+
+
+def test_a_run_interrupted_before_its_answer_leaves_nothing(notebook: Notebook, shared: Stack) -> None:
+    notebook.run(INTERRUPTED_BEFORE_THE_ANSWER)
+    cell = notebook.run("%%fal_app\n" + app("NothingLeft", setup="import time; time.sleep(5)"))
+    assert cell.error is not None
+    assert "nothing of it is left" in cell.text
+    wait_for("its runner to end", lambda: not shared.runners("nothing-left"))
+    assert not temporary(shared, "nothing-left")
+
+
 def test_deploying_the_same_twice_does_nothing(notebook: Notebook) -> None:
     notebook.run(app("Twice"))
     first = notebook.run("%fal deploy Twice")

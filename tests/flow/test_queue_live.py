@@ -70,9 +70,11 @@ def submit(live: Stack, path: str = "", **job: Any) -> str:
 
 def status(live: Stack, request_id: str) -> dict[str, Any]:
     try:
-        return ask(live, f"/requests/{request_id}/status", params={"logs": 1}).json()  # type: ignore[no-any-return]
-    except (httpx.TransportError, ValueError):
+        answer = ask(live, f"/requests/{request_id}/status", params={"logs": 1})
+    except httpx.TransportError:
         return {"status": "UNREACHABLE"}
+    assert answer.status_code in {200, 202}, (answer.status_code, answer.headers, answer.text)
+    return answer.json()  # type: ignore[no-any-return]
 
 
 def result(live: Stack, request_id: str) -> dict[str, Any]:
