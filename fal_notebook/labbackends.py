@@ -2,7 +2,8 @@
 
 Rules: the backend of this home answers on a socket that only this user can open, and gets the home's key. A
 named address gets the key that was named with it, and only where nobody can listen: over https or on this
-machine. An address that says it is this home's backend proves it with the home's secret first.
+machine. An address that says it is this home's backend proves it with the home's secret first. Which profile is used
+is looked up again when the file of profiles has changed, so that the panel follows a login.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,13 +42,13 @@ _ALLOWED: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
     (frozenset(methods.split()), re.compile(path))
     for methods, path in (
         ("GET POST PUT PATCH DELETE", rf"run/{_NAME}/{_NAME}(/[^?]*)?"),
-        ("GET", r"api/v1/(instance|apps|runners|machines|events|logs)"),
+        ("GET", r"api/v1/(instance|apps|runners|machines|events|logs|watch)"),
         ("GET DELETE", rf"api/v1/apps/{_NAME}"),
         ("GET", rf"api/v1/deployments/{_NAME}"),
         ("POST", rf"api/v1/(deployments/{_NAME}/(cancel|leave)|runners/{_NAME}/stop)"),
-        ("GET", rf"api/v1/apps/{_NAME}/loads"),
         ("POST", rf"api/v1/apps/{_NAME}/revision"),
         ("GET DELETE", rf"api/v1/plans/{_NAME}"),
+        ("GET", rf"api/v1/plans/{_NAME}/deployment"),
         ("POST", rf"api/v1/plans/{_NAME}/(confirm|again)"),
         ("GET", rf"api/v1/images/{_NAME}/log"),
         ("POST", r"rest/storage/upload/initiate(-multipart)?"),
@@ -174,19 +176,44 @@ class Backend:
 
 
 class Backends:
-    """The table of profiles; a notebook's instance id selects one of them or none."""
+    """The backend of the profile in use; a notebook's instance id selects it or none."""
 
-    def __init__(self, profiles: list[Profile]) -> None:
-        self._all = [Backend(profile, _client(profile)) for profile in profiles]
+    def __init__(self, resolve: Callable[[], Profile]) -> None:
+        """resolve: says which profile is used now."""
+        self._resolve = resolve
+        profile = resolve()
+        self._file = profile.places.profile
+        self._seen = _mark(self._file)
+        self._all = [Backend(profile, _client(profile))]
+        self._ending: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Backend]:
+        self._look_again()
         return iter(self._all)
+
+    def _look_again(self) -> None:
+        """Take another profile into use where the file of profiles says so."""
+        mark = _mark(self._file)
+        if mark == self._seen:
+            return
+        try:
+            profile = self._resolve()
+        except FalError:
+            return  # a file that cannot be read changes nothing; whoever broke it is told by the next command
+        self._seen, before = mark, self._all[0]
+        if replace(profile, team=None) == replace(before.profile, team=None):
+            return  # for which team is acted is asked for each request
+        self._all = [Backend(profile, _client(profile))]
+        # With a key that is out of use nothing goes on.
+        ending = asyncio.ensure_future(before.http.aclose())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def find(self, instance: str) -> Backend | None:
         """Return the backend with this instance id, None when no profile leads to it."""
-        if instance == LOCAL:
-            return self._all[0] if self._all else None
-        for backend in self._all:
+        for backend in self:
+            if instance == LOCAL:
+                return backend
             known = backend.instance_id
             if known is None:
                 try:
@@ -201,6 +228,15 @@ class Backends:
         """Close all connections."""
         for backend in self._all:
             await backend.http.aclose()
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells one content of a file from the next, None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _client(profile: Profile) -> httpx.AsyncClient:

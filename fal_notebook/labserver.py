@@ -294,7 +294,7 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 def _load_jupyter_server_extension(serverapp: Any) -> None:
     app = serverapp.web_app
-    app.settings["fal_backends"] = Backends([resolve()])
+    app.settings["fal_backends"] = Backends(resolve)
     base = url_path_join(app.settings["base_url"], "fal")
     name = r"([^/]+)"
     app.add_handlers(

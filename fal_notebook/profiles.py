@@ -1,15 +1,17 @@
 """What this user keeps about backends, in one file of the home: named profiles with their keys, teams, and which is used.
 
-Rules: the file is 0600 and replaced whole; a key belongs to the address that it was given for and goes when that
-changes; a file that cannot be read is an error, for without it another backend would be used. Standard library only.
+Rules: the file is 0600 and replaced whole, and changed by one process at a time; a key belongs to the address that it
+was given for and goes when that changes; a file that cannot be read is an error, for without it another backend would
+be used. Standard library only.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = [
     "Key",
     "Saved",
     "acting_team",
+    "change",
     "choose_team",
     "chosen_team",
     "parse_key",
@@ -150,8 +153,20 @@ def read(places: Places) -> Kept:
         ) from error
 
 
+def change(places: Places, changed: Callable[[Kept], Kept]) -> Kept:
+    """Replace what is kept by what is made of it, and return that; nobody else's change comes in between."""
+    places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = places.profile.with_suffix(".lock")
+    # Held for one read and one write, so a wait for it is short; Ctrl-C ends it.
+    with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        kept = changed(read(places))
+        write(places, kept)
+    return kept
+
+
 def write(places: Places, kept: Kept) -> None:
-    """Replace the file; nobody else may read it."""
+    """Replace the file, whatever it holds by now; nobody else may read it."""
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     content: dict[str, Any] = {
         "teams": dict(kept.teams),
@@ -178,9 +193,12 @@ def chosen_team(places: Places, url: str | None) -> str | None:
 
 def choose_team(places: Places, url: str | None, team: str | None) -> None:
     """Act for a team of this backend from now on; None: for the key's own account."""
-    kept = read(places)
-    others = {name: one for name, one in kept.teams.items() if name != (url or "")}
-    write(places, replace(kept, teams=others if team is None else {**others, url or "": team}))
+
+    def changed(kept: Kept) -> Kept:
+        others = {name: one for name, one in kept.teams.items() if name != (url or "")}
+        return replace(kept, teams=others if team is None else {**others, url or "": team})
+
+    change(places, changed)
 
 
 def _saved(name: str, record: Mapping[str, Any]) -> Saved:

@@ -23,11 +23,11 @@ from fal_notebook.profiles import (
     Kept,
     Key,
     Saved,
+    change,
     choose_team,
     chosen_team,
     parse_key,
     read,
-    write,
 )
 from fal_notebook.wire_access import WhoAmI
 
@@ -80,7 +80,7 @@ def login(args: LoginArguments, ctx: Context) -> Told:
     saved = replace(saved, key=_asked(args.key, ctx, f"the key for {saved.host}", f"auth login {saved.host}"))
     trial = saved_profile(places, saved)
     who = connect(trial).ask("GET", "/api/v1/account", WhoAmI)
-    write(places, read(places).with_(saved).using(saved.name))
+    change(places, lambda now: now.with_(saved).using(saved.name))
     if chosen_team(places, trial.url) not in {None, *(team.nickname for team in who.teams)}:
         choose_team(places, trial.url, None)
     said = f"Logged in at {saved.host} as {who.nickname}; profile `{saved.name}` is used from now on."
@@ -98,7 +98,7 @@ def logout(args: NoArguments, ctx: Context) -> Told:
             f"Profile `{saved.name if saved else LOCAL}` has no key that you logged in with.",
             fix=f"`{ctx.prefix} profile list` says which ones have.",
         )
-    write(places, kept.with_(replace(saved, key=None)))
+    change(places, lambda now: now.with_(replace(now.named(saved.name), key=None)))
     choose_team(places, saved_profile(places, saved).url, None)
     said = f"Logged out: the key {saved.key} is kept no more. `{ctx.prefix} profile unset` goes back to this machine's backend."
     return Told(said, {"profile": saved.name, "host": saved.host, "key_id": saved.key.key_id})
@@ -115,9 +115,8 @@ def list_profiles(args: NoArguments, ctx: Context) -> ProfilesListed:
 
 def choose(args: NameArguments, ctx: Context) -> Told:
     """Use a profile from now on, in every notebook and terminal of this user. Raises: NotFoundError."""
-    kept = read(ctx.profile.places)
-    found = Saved(LOCAL) if args.profile == LOCAL else kept.named(args.profile)
-    write(ctx.profile.places, kept.using(found.name))
+    kept = change(ctx.profile.places, lambda now: now.using(_known(args.profile, now).name))
+    found = _known(args.profile, kept)
     said = f"Profile `{found.name}` is used from now on.{_overruled(found.name)}"
     if found.host is not None and found.key is None:
         said += f"\nIt has no key: `{ctx.prefix} auth login` asks for one."
@@ -126,25 +125,24 @@ def choose(args: NameArguments, ctx: Context) -> Told:
 
 def unset(args: NoArguments, ctx: Context) -> Told:
     """Use this machine's backend again."""
-    write(ctx.profile.places, read(ctx.profile.places).using(None))
+    change(ctx.profile.places, lambda now: now.using(None))
     return Told(f"The backend of this machine is used from now on.{_overruled(LOCAL)}", _facts(Saved(LOCAL)))
 
 
 def set_key(args: KeyArguments, ctx: Context) -> Told:
     """Set the key of the profile in use, without asking the backend."""
-    places = ctx.profile.places
-    kept, saved = _in_use(ctx)
+    saved = _in_use(ctx)
     given = _asked(args.key, ctx, f"the key of profile `{saved.name}`", "profile key")
     changed = replace(saved, key=given)
-    write(places, kept.with_(changed))
+    change(ctx.profile.places, lambda now: now.with_(changed))
     return Told(f"Profile `{saved.name}` has the key {given}.", _facts(changed))
 
 
 def set_host(args: HostArguments, ctx: Context) -> Told:
     """Set the address of the profile in use; its key was for the old one and goes."""
-    kept, saved = _in_use(ctx)
+    saved = _in_use(ctx)
     changed = saved.at(checked_address(args.host, "HOST"))
-    write(ctx.profile.places, kept.with_(changed))
+    change(ctx.profile.places, lambda now: now.with_(changed))
     said = f"Profile `{saved.name}` is {changed.host}."
     if changed.key is None:
         said += f" `{ctx.prefix} auth login` asks for its key."
@@ -154,14 +152,13 @@ def set_host(args: HostArguments, ctx: Context) -> Told:
 def create(args: NameArguments, ctx: Context) -> Told:
     """Make a profile and use it. Raises: UsageError where there is one of that name."""
     places = ctx.profile.places
-    kept = read(places)
-    if args.profile in kept.profiles:
+    if args.profile in read(places).profiles:
         raise UsageError(
             f"There is a profile `{args.profile}` already.",
             fix=f"`{ctx.prefix} profile set {args.profile}` uses it.",
         )
     made = Saved(args.profile)
-    write(places, kept.with_(made).using(made.name))
+    change(places, lambda now: now.with_(made).using(made.name))
     return Told(
         f"Made the profile `{made.name}`, which is used from now on.{_overruled(made.name)}\n"
         f"`{ctx.prefix} profile host URL` says where its backend is; until then it is this machine's.",
@@ -173,9 +170,8 @@ def delete(args: NameArguments, ctx: Context) -> Told:
     """Delete a profile with its key. Raises: NotFoundError, UsageError for this machine's."""
     if args.profile == LOCAL:
         raise UsageError(f"`{LOCAL}` is the backend of this machine.", fix="It stays.")
-    kept = read(ctx.profile.places)
-    gone = kept.named(args.profile)
-    write(ctx.profile.places, kept.without(gone.name))
+    gone = read(ctx.profile.places).named(args.profile)
+    change(ctx.profile.places, lambda now: now.without(gone.name))
     return Told(f"Deleted the profile `{gone.name}` and its key.", {"profile": gone.name, "deleted": True})
 
 
@@ -216,15 +212,18 @@ def _asked(given: str | None, ctx: Context, what: str, command: str) -> Key:
     return parse_key(ctx.ask(Question(what, otherwise, is_piped=given == "-")), "What was given")
 
 
-def _in_use(ctx: Context) -> tuple[Kept, Saved]:
-    kept = read(ctx.profile.places)
-    saved = kept.used(os.environ)
+def _known(name: str, kept: Kept) -> Saved:
+    return Saved(LOCAL) if name == LOCAL else kept.named(name)
+
+
+def _in_use(ctx: Context) -> Saved:
+    saved = read(ctx.profile.places).used(os.environ)
     if saved is None:
         raise UsageError(
             "No profile is in use: this machine's backend needs none.",
             fix=f"`{ctx.prefix} profile create NAME` makes one, `{ctx.prefix} profile set NAME` uses one.",
         )
-    return kept, saved
+    return saved
 
 
 def _overruled(name: str) -> str:

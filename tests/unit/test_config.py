@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from fal_notebook.config import Profile, resolve
 from fal_notebook.control import AsyncClient
 from fal_notebook.errors import AuthError, NotFoundError, UsageError
 from fal_notebook.places import Places, process_start_time
-from fal_notebook.profiles import Kept, Key, Saved, choose_team, read, write
+from fal_notebook.profiles import Kept, Key, Saved, change, choose_team, read, write
 
 
 def with_key(home: Path, key_id: str = "fk_own", secret: str = "hidden-own") -> None:
@@ -215,6 +217,35 @@ def test_the_file_of_profiles_is_private_and_keeps_the_teams(tmp_path: Path) -> 
     assert found.teams == {"": "crew", ELSEWHERE: "there"}
     assert resolve(home=tmp_path, environ={}).team == "there"
     assert found.without("work").current is None
+
+
+_CHANGING = """
+import sys
+from pathlib import Path
+from fal_notebook.places import Places
+from fal_notebook.profiles import Saved, change, choose_team
+for number in range(20):
+    name = f"{sys.argv[2]}-{number}"
+    change(Places(Path(sys.argv[1])), lambda kept: kept.with_(Saved(name)))
+    choose_team(Places(Path(sys.argv[1])), f"http://{name}", "crew")
+"""
+
+
+def test_logins_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", _CHANGING, str(tmp_path)]
+    processes = [subprocess.Popen([*words, str(number)]) for number in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    kept = read(Places(tmp_path))
+    names = {f"{process}-{number}" for process in range(3) for number in range(20)}
+    assert set(kept.profiles) == names
+    assert set(kept.teams) == {f"http://{name}" for name in names}
+
+
+def test_a_change_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    change(Places(tmp_path), lambda kept: kept.with_(Saved("work")).using("work"))
+    with pytest.raises(UsageError):
+        change(Places(tmp_path), lambda kept: kept.using(None).with_(Saved("no name")))
+    assert read(Places(tmp_path)).current == "work"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"current": "gone"}', '{"profiles": {"a": {"key": "k:s"}}}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -12,10 +13,10 @@ import httpx
 import pytest
 
 from fal_notebook import labbackends
-from fal_notebook.config import Profile
+from fal_notebook.config import Profile, resolve
 from fal_notebook.errors import AuthError
 from fal_notebook.places import Places
-from fal_notebook.profiles import Key
+from fal_notebook.profiles import Key, Saved, change, choose_team
 
 OWN_ID = "00112233445566aa"
 SECRET = b"s" * 32
@@ -132,7 +133,8 @@ def test_only_listed_paths_may_pass() -> None:
     assert labbackends.is_allowed("POST", "run/ada/digits/sub/path")
     assert labbackends.is_allowed("POST", "api/v1/deployments/d-1/leave")
     assert labbackends.is_allowed("POST", "api/v1/apps/digits/revision")
-    assert labbackends.is_allowed("GET", "api/v1/apps/digits/loads")
+    assert labbackends.is_allowed("GET", "api/v1/watch")
+    assert labbackends.is_allowed("GET", "api/v1/plans/p-1/deployment")
     assert labbackends.is_allowed("GET", "run/ada/digits/openapi.json")
     for method, path in (
         ("POST", "api/v1/deployments"),
@@ -177,3 +179,37 @@ def test_websockets_lead_to_apps_only() -> None:
     assert labbackends.is_socket("run/ada/digits/realtime")
     for path in ("api/v1/events", "ws/ada/digits", "run/ada", "run/ada/digits/../x", "files/x"):
         assert not labbackends.is_socket(path), path
+
+
+def used(backends: labbackends.Backends) -> labbackends.Backend:
+    (found,) = backends
+    return found
+
+
+async def test_a_login_holds_at_once_and_a_logout_ends_what_had_the_key(home: Places) -> None:
+    backends = labbackends.Backends(lambda: resolve(home=home.home, environ={}))
+    own = used(backends)
+    assert own.profile.is_embedded
+    work = Saved("work", "https://fal.example.org", Key("fk_w", "s"))
+    change(home, lambda kept: kept.with_(work).using("work"))
+    there = await backends.find(labbackends.LOCAL)
+    assert there is not None
+    assert (there.profile.url, there.profile.key) == (work.host, work.key)
+    await asyncio.sleep(0)
+    assert own.http.is_closed
+    change(home, lambda kept: kept.with_(Saved("work", work.host)))
+    assert used(backends).profile.key is None
+    await asyncio.sleep(0)
+    assert there.http.is_closed
+    await backends.close()
+
+
+async def test_a_team_or_an_unreadable_file_leave_the_backend_as_it_is(home: Places) -> None:
+    backends = labbackends.Backends(lambda: resolve(home=home.home, environ={}))
+    own = used(backends)
+    choose_team(home, None, "crew")
+    assert used(backends) is own
+    home.profile.write_text("{")
+    assert used(backends) is own
+    assert not own.http.is_closed
+    await backends.close()
