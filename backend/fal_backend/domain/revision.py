@@ -17,6 +17,7 @@ __all__ = [
     "effective_auth",
     "effective_scale",
     "is_same",
+    "later_scale",
     "rolled_back_scale",
     "scaled",
     "settings_of",
@@ -123,6 +124,17 @@ def scaled(scale: ScaleSpec, changes: ScaleSpec, *, given: frozenset[str]) -> Sc
             fix="Change both at once.",
             code="usage.scale",
         )
+    return ScaleSpec.model_validate(values)
+
+
+def later_scale(coming: ScaleSpec, changes: ScaleSpec, *, given: frozenset[str]) -> ScaleSpec:
+    """Return the settings of a deployment that is under way after its app's were changed; the code's stay the code's."""
+    names = given - _FROM_CODE
+    values = coming.model_dump() | {name: getattr(changes, name) for name in names}
+    for name in names:
+        if values[name] is None:
+            values[name] = getattr(DEFAULTS, name)
+    values["max_concurrency"] = max(values["max_concurrency"], values["min_concurrency"])
     return ScaleSpec.model_validate(values)
 
 

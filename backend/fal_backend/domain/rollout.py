@@ -35,6 +35,7 @@ __all__ = [
     "SwitchLost",
     "Switched",
     "Tick",
+    "has_led_to",
     "is_before_switch",
     "phases",
     "step",
@@ -56,10 +57,13 @@ OPEN = frozenset(set(DeploymentState) - CLOSED)
 
 _BEFORE = frozenset({DeploymentState.BUILDING, DeploymentState.VERIFYING, DeploymentState.SWITCHING})
 
+_LEFT_AS_IT_WAS = frozenset({DeploymentState.ABORTED, DeploymentState.CANCELLED, DeploymentState.SUPERSEDED})
+"""Ends after which an alias is what it was before."""
+
 _STARTING = frozenset({DeploymentState.VERIFYING, DeploymentState.ROLLING_OUT})
 """A runner of the new revision is waited for."""
 
-_RETRIED = frozenset({"lost", "node_lost", "not_needed", "evicted", "idle"})
+_RETRIED = frozenset({"lost", "node_lost", "not_needed", "evicted", "idle", "conflict"})
 """Ends that say nothing about the revision: another runner is started."""
 
 
@@ -216,6 +220,11 @@ def wanted(row: Deployment) -> frozenset[Effect]:
 def is_before_switch(row: Deployment) -> bool:
     """True while the alias is untouched and the outcome is open."""
     return row.state in _BEFORE
+
+
+def has_led_to(row: Deployment, revision: str) -> bool:
+    """True when a deployment is the one by which an app uses a revision; a restart that failed is not."""
+    return row.revision == revision and row.state not in _LEFT_AS_IT_WAS
 
 
 def phases(row: Deployment) -> dict[str, list[Any]]:

@@ -26,6 +26,9 @@ CRASH_LIMIT = 3
 
 _BACKOFF_MAX_S = 60.0
 
+_WAITING_MOST = 32
+"""Runners of one revision that wait for a place at once: more would find none either."""
+
 
 @dataclass(frozen=True, slots=True)
 class Crashes:
@@ -106,7 +109,7 @@ def decide(scale: ScaleSpec, seen: Snapshot, now: float) -> Decision:
 def _grow(seen: Snapshot, count: int, again_s: float | None, now: float) -> Decision:
     crashes = seen.crashes
     if crashes is None:
-        return Decision(start=count, again_s=again_s)
+        return Decision(start=min(count, max(0, _WAITING_MOST - len(seen.pending))), again_s=again_s)
     if now < crashes.next_at:
         # With a ready runner its callers wait for that one.
         is_hopeless = crashes.count >= CRASH_LIMIT and seen.waiting > 0 and not seen.ready

@@ -128,7 +128,11 @@ class _World:
         self.pending += [f"r{next(self.numbers)}" for _ in range(found.start)]
         while self.pending and len(self.runners) < self.room:
             self._begin(self.pending.pop(0))
-        self._look_again(found.again_s, idle)
+        if found.start and not self.pending:
+            # Those that were asked for have a place: more may be asked for.
+            self.settle()
+        else:
+            self._look_again(found.again_s, idle)
 
     def _begin(self, id: str) -> None:
         self.runners[id] = _Runner(self.now)

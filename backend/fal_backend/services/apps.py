@@ -8,7 +8,7 @@ from dataclasses import replace
 from fal_backend.domain import rollout
 from fal_backend.domain import runner as machine
 from fal_backend.domain.records import Alias, Deployment, DeploymentKind, Revision, Runner, RunnerPhase
-from fal_backend.domain.revision import scaled
+from fal_backend.domain.revision import later_scale, scaled
 from fal_backend.services.capacity import UP, Capacity, scale_of
 from fal_backend.services.deploy import Author
 from fal_backend.services.fleet import Fleet
@@ -57,6 +57,11 @@ class Apps:
             raise UsageError("A temporary app has one runner.", fix="Deploy it to scale it.")
         scale = scaled(scale_of(alias.scale_json), changes, given=given)
         draft.change(replace(alias, scale_json=scale.model_dump_json()))
+        for row in draft.open_of_app(key):
+            # It was begun with the settings of before, and brings them along when the alias moves.
+            if rollout.is_before_switch(row):
+                coming = later_scale(scale_of(row.scale_json), changes, given=given)
+                draft.change(replace(row, scale_json=coming.model_dump_json()))
         data = scale.model_dump(exclude_none=True)
         draft.emit(f"app/{key[1]}", "app.scaled", data, app=key[1], account=key[0])
 
@@ -94,7 +99,7 @@ class Apps:
             strategy=Strategy.ROLLING.value,
             auth=alias.auth,
             scale_json=alias.scale_json,
-            created_at=draft.now,
+            created_at=draft.next_at(key),
             session=alias.session,
             kind=DeploymentKind.RESTART.value,
             previous=alias.revision,
@@ -110,17 +115,15 @@ class Apps:
         """
         row = self._ledger.get(Runner, runner_id)
         if row is None or row.account != account or row.phase == RunnerPhase.GONE:
-            raise NotFoundError(
-                f"There is no runner {runner_id}.",
-                fix="`runners list` shows what there is.",
-                code="runner.not_found",
-            )
+            raise _no_runner(runner_id)
         return await self._reconcile.submit(
             lambda draft: self._end_one(draft, runner_id, kill=kill, is_replaced=replace)
         )
 
     def _end_one(self, draft: Draft, runner_id: str, *, kill: bool, is_replaced: bool) -> bool:
-        row = draft.need(Runner, runner_id)
+        row = draft.get(Runner, runner_id)
+        if row is None:
+            raise _no_runner(runner_id)
         alias = draft.alias(app_key(row))
         is_wanted = alias is not None and row.revision in revisions_of(alias)
         is_replaced = is_replaced and is_wanted and row.phase in UP
@@ -137,6 +140,14 @@ class Apps:
         # A microsecond ago: its end is not waited for at all.
         deadline = draft.now + grace if grace else draft.now - 1
         self._capacity.apply(draft, row, machine.Stop(reason, deadline))
+
+
+def _no_runner(runner_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"There is no runner {runner_id}.",
+        fix="`runners list` shows what there is.",
+        code="runner.not_found",
+    )
 
 
 def _need(draft: Draft, key: AppKey) -> Alias:

@@ -197,11 +197,14 @@ class Capacity:
                 return scale_of(row.scale_json)
         return code
 
-    def start(self, draft: Draft, revision: Revision) -> None:
-        """Add one runner of a revision that somebody asked for: it waits for a place though no call needs it."""
-        self._asked.add(self._add(draft, revision))
+    def start(self, draft: Draft, revision: Revision, *, since: int = 0) -> None:
+        """Add one runner of a revision that somebody asked for: it waits for a place though no call needs it.
 
-    def _add(self, draft: Draft, revision: Revision) -> str:
+        since: it is no older than this.
+        """
+        self._asked.add(self._add(draft, revision, since))
+
+    def _add(self, draft: Draft, revision: Revision, since: int = 0) -> str:
         """Add one runner of a revision and return its id; `Starts` finds a place for it, or says what is missing."""
         settings = self.settings(draft, revision)
         row = Runner(
@@ -213,7 +216,7 @@ class Capacity:
             epoch=0,
             phase=RunnerPhase.PENDING.value,
             machine_type=(settings.machine_types or self._fleet.spec_of(revision).machine_types)[0],
-            created_at=draft.now,
+            created_at=max(draft.now, since),
             deadline=0,
             width=settings.max_multiplexing,
             secrets_json=self._fleet.stamps_of(

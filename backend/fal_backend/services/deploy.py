@@ -341,7 +341,7 @@ class Deploy:
         draft.change(found.revision)
         # Without an app before it there is nothing that could go on meanwhile. Source: fal, "Rollout Strategies".
         detach = request.detach and alias is not None
-        deployment = _deployment(found, plan, draft.now, detach=detach)
+        deployment = _deployment(found, plan, draft.next_at(plan.key), detach=detach)
         draft.change(deployment)
         return Outcome(deployment, changed=True)
 
@@ -385,7 +385,7 @@ class Deploy:
     def _current(self, draft: Draft, key: AppKey, alias: Alias) -> Deployment:
         """Return the alias as a deployment that has been done."""
         latest = self._ledger.latest_of_app(key)
-        if latest is not None and latest.revision == alias.revision:
+        if latest is not None and rollout.has_led_to(latest, alias.revision):
             return latest
         return settled(alias, alias.revision)
 

@@ -12,9 +12,15 @@ from fal_backend.ports import HostExited
 from fal_notebook.errors import FalError, MachineError, RunnerError
 from fal_notebook.wire import AppSpec, MachineType
 
-__all__ = ["ending", "no_runner"]
+__all__ = ["ended_early", "ending", "no_runner"]
 
 _LINES = 50
+_BY_WHOM = {
+    "stopped": "`runners stop`",
+    "killed_by_owner": "`runners kill`",
+    "restarted": "`apps rollout --force`",
+}
+"""How people end runners, by the reason that is noted."""
 
 
 def ending(
@@ -36,6 +42,18 @@ def ending(
     details.setdefault("log", list(news.tail[-_LINES:]))
     details["runner_id"] = row.id
     return reason, json.dumps(body | {"details": details})
+
+
+def ended_early(reason: str, class_name: str) -> str:
+    """Return the error of a rollout whose runner was ended by somebody before it was ready, as JSON."""
+    why = _BY_WHOM.get(reason, reason)
+    return _json(
+        RunnerError(
+            f"The runner of {class_name} was ended before it was ready: {why}.",
+            fix="Deploy again, or go on with `apps set-rev`.",
+            code=f"runner.{reason}",
+        )
+    )
 
 
 def no_runner(startup_s: float, class_name: str, short: str | None = None) -> str:

@@ -42,6 +42,8 @@ AppKey = tuple[str, str]
 """(account id, alias name)."""
 
 _ENDED_KEPT = 5
+_CLOSED_KEPT = 2
+_DEPARTED_KEPT = 100
 
 _RANK = {"runner.state": 1, "alias.switched": 2, "app.deleted": 2, "deployment.state": 3}
 """Order of events of one transaction: causes first, so that a runner is ready before the alias moves to it."""
@@ -66,7 +68,10 @@ class _Tables:
     live_by_app: dict[AppKey, set[str]] = field(default_factory=lambda: defaultdict(set))
     ended_by_app: dict[AppKey, list[str]] = field(default_factory=lambda: defaultdict(list))
     open_by_app: dict[AppKey, set[str]] = field(default_factory=lambda: defaultdict(set))
+    closed_by_app: dict[AppKey, list[str]] = field(default_factory=lambda: defaultdict(list))
     latest_by_app: dict[AppKey, str] = field(default_factory=dict)
+    departed: dict[AppKey, None] = field(default_factory=dict)
+    """Apps that were deleted, or never came to be, oldest first: something of them is remembered."""
     pending: set[str] = field(default_factory=set)
 
     def keep(self, row: Named) -> None:
@@ -99,15 +104,42 @@ class _Tables:
             self.forget(Runner, ended.pop(0))
 
     def _index_deployment(self, row: Deployment) -> None:
-        before = self.rows[Deployment].get(self.latest_by_app.get(app_key(row), ""))
+        key = app_key(row)
+        before = self.rows[Deployment].get(self.latest_by_app.get(key, ""))
         if before is None or before.created_at <= row.created_at:
-            self.latest_by_app[app_key(row)] = row.id
+            self.latest_by_app[key] = row.id
         if row.state in OPEN:
-            self.open_by_app[app_key(row)].add(row.id)
-        else:
-            _drop(self.open_by_app, app_key(row), row.id)
-        if before is not None and before.id != row.id and before.state not in OPEN:
-            self.forget(Deployment, before.id)
+            self.open_by_app[key].add(row.id)
+            return
+        _drop(self.open_by_app, key, row.id)
+        closed = self.closed_by_app[key]
+        if row.id not in closed:
+            closed.append(row.id)
+        while len(closed) > _CLOSED_KEPT:
+            self.forget(Deployment, closed.pop(0))
+
+    def note(self, key: AppKey, *, is_there: bool) -> None:
+        """Note whether an app is there; of those that went long before nothing is kept."""
+        self.departed.pop(key, None)
+        if not is_there:
+            self.departed[key] = None
+        while len(self.departed) > _DEPARTED_KEPT:
+            self._bury(next(iter(self.departed)))
+
+    def _bury(self, key: AppKey) -> None:
+        del self.departed[key]
+        if key in self.open_by_app or key in self.live_by_app:
+            return
+        for kind, index in ((Runner, self.ended_by_app), (Deployment, self.closed_by_app)):
+            for id in index.pop(key, ()):
+                self.forget(kind, id)
+        self.latest_by_app.pop(key, None)
+
+
+def _key_of(row: Named) -> AppKey | None:
+    if isinstance(row, Runner | Deployment):
+        return app_key(row)
+    return (row.account, row.name) if isinstance(row, Alias) else None
 
 
 def _drop(index: dict[Any, set[str]], key: Any, id: str) -> None:
@@ -223,6 +255,9 @@ class Ledger:
             self._tables.keep(row)
         for kind, id in draft.deleted:
             self._tables.forget(kind, id)
+        for key in {_key_of(row) for row in [*written, *draft.deleted.values()]} - {None}:
+            if key is not None:
+                self._tables.note(key, is_there=self.alias(key) is not None)
         self.event = self._bus.last
         rung, self._bell = self._bell, asyncio.Event()
         rung.set()
@@ -335,6 +370,12 @@ class Draft:
         ids |= {row.id for row in self._of(Deployment) if app_key(row) == key}
         rows = (self.need(Deployment, id) for id in ids)
         return sorted((row for row in rows if row.state in OPEN), key=lambda row: (row.created_at, row.id))
+
+    def next_at(self, key: AppKey) -> int:
+        """Return when a deployment of an app begins now: after those before it, whatever the clock says."""
+        latest = self._ledger.latest_of_app(key)
+        rows = [*self.open_of_app(key), *([latest] if latest is not None else [])]
+        return max([self.now, *(row.created_at + 1 for row in rows)])
 
     def apps_with_open_deployment(self) -> list[AppKey]:
         """Return the apps that may have a deployment that will not have ended."""

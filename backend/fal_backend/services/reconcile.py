@@ -26,7 +26,7 @@ from fal_backend.services.capacity import Capacity, scale_of
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
-from fal_backend.services.ledger import Draft, Ledger, app_key
+from fal_backend.services.ledger import Draft, Ledger, app_key, revisions_of
 from fal_backend.services.news import News
 from fal_backend.services.nodes import Nodes
 from fal_backend.services.rollouts import Rollouts
@@ -159,6 +159,7 @@ class Reconcile:
             runners = list(draft.changes(Runner))
             aliases = [after for _, after in draft.changes(Alias)]
             gone = [row for row in draft.deleted.values() if isinstance(row, Alias)]
+            before = [row for row, _ in draft.changes(Alias) if row is not None]
             self._tell(draft, runners)
             await self._ledger.commit(draft)
         except BaseException:
@@ -166,7 +167,7 @@ class Reconcile:
                 step.fail(BackendError("The backend is ending.", fix="Try again.", code="backend.ending"))
             raise
         self._act(runners, aliases, gone)
-        self._forget(draft)
+        self._forget(draft, before + gone)
         for act in draft.acts:
             act()
         for step in steps:
@@ -240,15 +241,14 @@ class Reconcile:
             if effect != machine.Effect.OPEN_TRAFFIC:
                 self._fleet.act(row, effect)
 
-    def _forget(self, draft: Draft) -> None:
-        """Drop from memory what no alias, open deployment or runner names any more."""
+    def _forget(self, draft: Draft, aliases: list[Alias]) -> None:
+        """Drop from memory what no alias, open deployment or runner names any more; aliases: as they were before."""
         named = {
             row.revision: app_key(row) for _, row in draft.changes(Runner) if row.phase == RunnerPhase.GONE
         }
         named |= {row.revision: app_key(row) for _, row in draft.changes(Deployment) if row.state in CLOSED}
-        for before, after in draft.changes(Alias):
-            if before is not None and before.revision != after.revision:
-                named[before.revision] = (after.account, after.name)
+        for alias in aliases:
+            named |= dict.fromkeys(revisions_of(alias), (alias.account, alias.name))
         for revision, key in named.items():
             if revision in draft.wanted_revisions(key) or draft.live_of(revision):
                 continue

@@ -268,7 +268,7 @@ class Revisions:
             strategy=strategy.value,
             auth=auth or alias.auth,
             scale_json=scale.model_dump_json() if scale is not None else alias.scale_json,
-            created_at=draft.now,
+            created_at=draft.next_at((alias.account, alias.name)),
             session=alias.session,
             kind=kind.value,
             previous=alias.revision,
@@ -283,7 +283,7 @@ class Revisions:
 
     def _present(self, draft: Draft, alias: Alias, revision: str) -> Deployment:
         latest = self._ledger.latest_of_app((alias.account, alias.name))
-        if latest is not None and latest.revision == revision:
+        if latest is not None and rollout.has_led_to(latest, revision):
             return draft.need(Deployment, latest.id)
         return settled(alias, revision)
 

@@ -23,7 +23,7 @@ from fal_backend.domain.records import (
     RunnerPhase,
 )
 from fal_backend.services.capacity import UP, Capacity
-from fal_backend.services.endings import no_runner
+from fal_backend.services.endings import ended_early, no_runner
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.images import Images
 from fal_backend.services.ledger import AppKey, Draft, app_key, revisions_of
@@ -155,8 +155,7 @@ class Rollouts:
             # One that was there before may be ending for reasons of its own: after a rollback it is the same revision.
             is_ours = after.revision == row.revision and after.created_at >= row.created_at
             if is_ours and after.phase == RunnerPhase.GONE and was_live:
-                event = rollout.RunnerGone(after.reason or "exited", after.error_json or "{}")
-                row = self.apply(draft, row, event)
+                row = self.apply(draft, row, self._gone(draft, after))
                 if row.state != state:
                     return row
         live = [one for one in draft.live_of(row.revision) if _is_for(row, one)]
@@ -170,6 +169,13 @@ class Rollouts:
             return self._ensure_runner(draft, row)
         return row
 
+    def _gone(self, draft: Draft, row: Runner) -> rollout.RunnerGone:
+        reason = row.reason or "exited"
+        error = row.error_json
+        if error is None:
+            error = ended_early(reason, self._fleet.spec_of(draft.need(Revision, row.revision)).class_name)
+        return rollout.RunnerGone(reason, error)
+
     def _resume(self, draft: Draft, row: Runner) -> bool:
         """Let a runner that only finishes its calls take new ones, if it still can."""
         if row.phase != RunnerPhase.DRAINING or not self._fleet.can_resume(row):
@@ -180,7 +186,8 @@ class Rollouts:
     def _ensure_runner(self, draft: Draft, row: Deployment) -> Deployment:
         if not self._capacity.is_open:
             return row
-        self._capacity.start(draft, draft.need(Revision, row.revision))
+        # Never older than the deployment, whatever the clock says: it would count as one of those before it.
+        self._capacity.start(draft, draft.need(Revision, row.revision), since=row.created_at)
         return row
 
     def _overdue(self, draft: Draft, row: Deployment) -> Deployment:
