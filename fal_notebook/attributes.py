@@ -55,10 +55,16 @@ def nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str | None:
     return found[0] if found else None
 
 
+_MOST = 1_000_000_000
+"""As `wire.MOST`, which is not imported for it."""
+
+
 def _whole(low: int) -> Rule:
     def rule(value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int):
             return f"must be a whole number, not {value!r}"
+        if value > _MOST:
+            return f"must be at most {_MOST}, not {value}"
         return None if value >= low else f"must be at least {low}, not {value}"
 
     return rule
@@ -119,7 +125,7 @@ def _machines(value: Any) -> str | None:
 
 
 def _gpus(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
         return f"must be a number of GPUs, not {value!r}"
     if value == int(value) or 0.01 <= value < 1:
         return None

@@ -19,6 +19,7 @@ __all__ = [
     "DEV_SUFFIX",
     "MESSAGE_LIMIT",
     "MIME_TYPE",
+    "MOST",
     "AppDetail",
     "AppSpec",
     "AppState",
@@ -65,6 +66,9 @@ DEV_SUFFIX = r"-dev-[0-9a-f]{6}(?=--|$)"
 
 MESSAGE_LIMIT = 2048
 """Longest message of a revision, in characters. Source: fal SDK."""
+
+MOST = 1_000_000_000
+"""Largest number or seconds in a setting: what comes of larger ones fits no column."""
 
 ANNOTATIONS_LIMIT = 32
 ANNOTATIONS_BYTES = 16 * 1024
@@ -166,23 +170,23 @@ class AppState(StrEnum):
 class ScaleSpec(Wire):
     """Settings of an app that its owner may change without a new revision; None: not given in code."""
 
-    keep_alive: int | None = Field(None, ge=0)
+    keep_alive: int | None = Field(None, ge=0, le=MOST)
     """Idle seconds before a runner is shut down."""
-    min_concurrency: int | None = Field(None, ge=0)
+    min_concurrency: int | None = Field(None, ge=0, le=MOST)
     """Runners kept up."""
-    max_concurrency: int | None = Field(None, ge=1)
+    max_concurrency: int | None = Field(None, ge=1, le=MOST)
     """Runners at most."""
-    concurrency_buffer: int | None = Field(None, ge=0)
-    concurrency_buffer_perc: int | None = Field(None, ge=0)
-    scaling_delay: int | None = Field(None, ge=0)
+    concurrency_buffer: int | None = Field(None, ge=0, le=MOST)
+    concurrency_buffer_perc: int | None = Field(None, ge=0, le=MOST)
+    scaling_delay: int | None = Field(None, ge=0, le=MOST)
     """Seconds a request waits before it may start a runner."""
-    max_multiplexing: int | None = Field(None, ge=1)
+    max_multiplexing: int | None = Field(None, ge=1, le=MOST)
     """Calls at once on one runner."""
-    request_timeout: int | None = Field(None, ge=1)
+    request_timeout: int | None = Field(None, ge=1, le=MOST)
     """Seconds of processing before 504."""
-    request_start_timeout: int | None = Field(None, ge=0)
+    request_start_timeout: int | None = Field(None, ge=0, le=MOST)
     """Seconds a call may wait for a runner; 0: no limit of its own."""
-    startup_timeout: int | None = Field(None, ge=1)
+    startup_timeout: int | None = Field(None, ge=1, le=MOST)
     """Seconds until `setup()` must have returned."""
     machine_types: list[str] | None = Field(None, min_length=1)
     """Set by `apps scale`: instead of the revision's own, until the next deployment."""
@@ -221,12 +225,12 @@ class AppSpec(Wire):
     """Minor version, e.g. "3.11": the kernel's, which the runner must match."""
     requirements: list[list[str]] = Field(default_factory=list)
     """Ordered layers of pip lines; a layer may begin with flags such as `--no-deps`."""
-    machine_types: list[str] = Field(default_factory=lambda: ["S"])
+    machine_types: list[str] = Field(default_factory=lambda: ["S"], min_length=1)
     """In order of preference."""
-    num_gpus: float | None = Field(None, gt=0)
+    num_gpus: float | None = Field(None, gt=0, le=MOST)
     """Whole GPUs, or a part of one; None: as many as the machine type has."""
     scale: ScaleSpec = Field(default_factory=ScaleSpec)
-    termination_grace_s: int = 5
+    termination_grace_s: int = Field(5, ge=0, le=MOST)
     skip_retry_conditions: list[str] = Field(default_factory=list)
     """Reasons for which a queued request is not tried again: timeout, server_error, connection_error."""
     retry_config: dict[str, int] = Field(default_factory=dict)

@@ -413,7 +413,11 @@ class Host:
                 del self._strays[next(iter(self._strays))]
 
     def _end_runner(self, runner: Runner, code: int | None, number: int | None) -> None:
-        runner.sweep(self._zygotes.pids | (frozenset(self._by_pid) - {runner.pid or 0}))
+        try:
+            runner.sweep(self._zygotes.pids | (frozenset(self._by_pid) - {runner.pid or 0}))
+        except OSError as error:
+            # Out of descriptors or processes: that it has ended is told all the same.
+            _say(f"runner.not_swept id={runner.id} error={error}")
         runner.reaped(code, number)
 
     # -- living and dying -------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import signal
+import sys
+import time
 from collections.abc import Container
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def clear_runs(runs: Path) -> None:
     runs.mkdir(mode=0o700, exist_ok=True)
     for folder in list(runs.iterdir()):
         for pid in find_leftovers(None, f"FAL_RUNNER_ID=r-{folder.name}"):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         remove_folder(folder)
 
@@ -39,7 +41,20 @@ def trim_logs(logs: Path, *, keep: Container[str]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder without waiting for it: what `setup()` installed may take seconds to unlink."""
+    """Remove a folder without waiting for it: what `setup()` installed may take seconds to unlink.
+
+    What cannot be removed now (no process to be had, a busy mount) stays for the next start, and is said.
+    """
+    try:
+        _remove(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(
+                f"{time.strftime('%Y-%m-%dT%H:%M:%S')} host.folder_left {folder} error={error}\n"
+            )
+
+
+def _remove(folder: Path) -> None:
     if not folder.exists():
         return
     doomed = folder if folder.name.startswith(".gone-") else folder.with_name(f".gone-{folder.name}")

@@ -355,7 +355,8 @@ class Runner:
                 return
             seen |= left
             for pid in left:
-                with contextlib.suppress(ProcessLookupError):
+                # One that became another user's (sudo, ping) is out of reach where the host is not root.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
 
     def _finish(self, code: int | None, number: int | None) -> None:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from fal_backend.adapters.hosts import Hosts
+from fal_backend.ports import HostHello
 
 from fal_notebook.runtime.hostproto import encode_frame
 from tests.flow.host_kit import Kit, gone, is_alive, killed_after, processes
@@ -130,6 +132,50 @@ async def test_sigterm_ends_the_runners_with_their_grace(kit: Kit) -> None:
     assert kit.children() == []
     log = kit.logs / kit.order(1).runner_id
     assert "teardown" in "".join(path.read_text() for path in log.glob("*.log"))
+
+
+async def test_a_host_that_is_gone_before_a_backend_came_is_told_as_lost_once(kit: Kit) -> None:
+    await kit.disconnect()
+    kit.process.kill()
+    kit.process.wait()
+    kit.connect(leader=2)
+    await kit.lost()
+    with killed_after(kit.start_host()):
+        await kit.hello()
+        assert [type(news).__name__ for news in kit.news] == ["HostLost", "HostHello"]
+
+
+async def test_an_order_that_no_message_can_hold_is_told_as_refused(kit: Kit) -> None:
+    order = kit.order(secrets={f"KEY_{number}": "x" * 32 * 1024 for number in range(40)})
+    await kit.hosts.start("local", order)
+    record = await kit.exited(order)
+    assert record.reason == "refused"
+    assert record.error is not None
+    assert "at most 1048576" in record.error["message"]
+
+
+async def test_the_log_of_one_that_has_ended_is_found_on_whichever_node_it_was(kit: Kit) -> None:
+    other = Kit()
+    try:
+        other.connect()
+        await other.hello()
+        order = other.order(act="says")
+        ready = await other.begin(order)
+        assert ready.pid is not None
+        os.kill(ready.pid, signal.SIGKILL)
+        await other.exited(order)
+        await other.hosts.ack([order.runner_id])
+        await other.disconnect()
+        await kit.disconnect()
+        kit.hosts = Hosts({"a": kit.run / "host.sock", "b": other.run / "host.sock"}, backend_id="b1")
+        kit.connect(leader=2)
+        for node in ("a", "b"):
+            await kit.wait(lambda news: isinstance(news, HostHello) and news.node == node)  # noqa: B023
+        for follow in (False, True):
+            lines = [one.text async for one in kit.hosts.logs(order.runner_id, follow=follow)]
+            assert set(lines) == {"raw one", "raw two", "framed"}
+    finally:
+        await other.close()
 
 
 async def test_garbage_on_the_socket_hurts_nobody_else(kit: Kit) -> None:

@@ -9,9 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fal_notebook.runtime import host_runners
+from fal_notebook.runtime.host import Host
+from fal_notebook.runtime.host_leftovers import remove_folder
 from fal_notebook.runtime.loop import Loop
 from fal_notebook.runtime.process import find_leftovers, launch, open_pidfd, private_bytes, send_signal
 from fal_notebook.runtime.sandbox import STEPS, TIER, scrub_environment, tier_table
@@ -183,3 +189,35 @@ def test_the_tier_in_use_is_told_and_the_others_say_why_not() -> None:
     assert [row["tier"] for row in caged if row["used"]] == ["basic"]
     assert all(row["why_not"] for row in caged if not row["used"])
     assert all(set(tiers) <= {row["tier"] for row in table} for _, _, tiers in STEPS)
+
+
+def test_the_end_of_a_runner_is_told_though_what_it_left_cannot_be_ended_or_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another user's process (sudo), no process to be had, no descriptor: nobody waits for ever for its end."""
+    told: list[tuple[int | None, int | None]] = []
+
+    def no_descriptor(spare: frozenset[int]) -> None:
+        raise OSError(24, "Too many open files")
+
+    host: Any = Host.__new__(Host)
+    host._zygotes, host._by_pid = SimpleNamespace(pids=frozenset()), {}
+    runner: Any = SimpleNamespace(id="r-1", pid=7, sweep=no_descriptor, reaped=lambda *how: told.append(how))
+    host._end_runner(runner, None, 9)
+    assert told == [(None, 9)]
+
+    def not_ours(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(host_runners, "find_leftovers", lambda *args, **kwargs: [1])
+    monkeypatch.setattr(os, "kill", not_ours)
+    left: Any = SimpleNamespace(pid=7, id="r-1", ends=SimpleNamespace(pipes=frozenset()))
+    host_runners.Runner.sweep(left, frozenset())
+
+    def no_process() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", no_process)
+    (tmp_path / "run").mkdir()
+    remove_folder(tmp_path / "run")
+    assert "host.folder_left" in capfd.readouterr().err

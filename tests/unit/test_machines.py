@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fal_backend.adapters.machines import MachinesFile
+from pydantic import ValidationError
 
+from fal_notebook.attributes import ATTRIBUTES
 from fal_notebook.errors import MachineError, NotFoundError, UsageError
 from fal_notebook.runtime.inventory import NodeSpec, inventory_of, model_of
-from fal_notebook.wire import MachineType
+from fal_notebook.wire import MOST, AppSpec, MachineType
 
 
 def entry(file: MachinesFile, name: str) -> MachineType:
@@ -123,3 +126,27 @@ def test_nodes_that_share_this_machine_share_its_memory() -> None:
 )
 def test_a_gpus_model_is_the_end_of_its_machine_types_name(name: str, model: str) -> None:
     assert model_of(name) == model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"machine_types": []},
+        {"num_gpus": float("inf")},
+        {"termination_grace_s": -1},
+        {"scale": {"startup_timeout": 10**18}},
+        {"scale": {"min_concurrency": 10**30}},
+    ],
+)
+def test_settings_that_no_machine_and_no_column_can_hold_are_refused_at_the_door(
+    settings: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError):
+        AppSpec.model_validate({"class_name": "A", "app_name": "a", "python_version": "3.11"} | settings)
+
+
+def test_the_same_limit_holds_in_a_class_and_is_told_there() -> None:
+    for name in ("startup_timeout", "min_concurrency", "termination_grace_period_seconds"):
+        assert ATTRIBUTES[name].rule(MOST) is None
+        assert "at most" in (ATTRIBUTES[name].rule(MOST + 1) or "")
+    assert "number of GPUs" in (ATTRIBUTES["num_gpus"].rule(float("inf")) or "")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from fal_backend.adapters.host_wire import HostUnreachableError, Wire
 from fal_backend.domain.program import (
     ProgramEnded,
     ProgramNews,
@@ -37,105 +37,26 @@ from fal_backend.ports import (
     ZygoteOrder,
 )
 from fal_notebook.errors import RunnerError
-from fal_notebook.runtime.hostproto import PROTO, Decoder, ProtocolError, encode_frame, pick_version
+from fal_notebook.runtime.hostproto import PROTO, ProtocolError, pick_version
 from fal_notebook.runtime.inventory import LOCAL
 
-__all__ = ["LOCAL_NODE", "HostProgram", "HostUnreachableError", "Hosts"]
+__all__ = ["LOCAL_NODE", "HostProgram", "Hosts"]
 
 LOCAL_NODE = LOCAL
 """Name of the node that the backend itself runs on, where none is declared."""
 
-_ANSWER_S = 15.0
-_CONNECT_S = 5.0
 _FIRST_WAIT_S = 0.02
 _MAX_WAIT_S = 1.0
 _STATS_S = 5.0
-_READ_BYTES = 256 * 1024
+_CONFLICT_S = 0.5
 
 log = structlog.get_logger()
-
-
-class HostUnreachableError(ConnectionError):
-    """The host of this node is not in contact now; the act is wanted again at its next hello."""
-
-
-class _Wire:
-    """One connection to one host: numbered messages out, answers by number, the rest in order."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-
-    @classmethod
-    async def connect(cls, path: Path) -> _Wire:
-        """Raises: OSError, TimeoutError."""
-        async with asyncio.timeout(_CONNECT_S):
-            reader, writer = await asyncio.open_unix_connection(str(path))
-        return cls(reader, writer)
-
-    def tell(self, message: dict[str, Any]) -> int:
-        """Send a message that has no answer and return its number."""
-        number = next(self._numbers)
-        if self._writer.is_closing():
-            raise HostUnreachableError("the connection to the runner host is closed")
-        self._writer.write(encode_frame({**message, "n": number}))
-        return number
-
-    async def ask(self, message: dict[str, Any], *, within_s: float | None = _ANSWER_S) -> dict[str, Any]:
-        """Send a message and return its answer, however late it comes where `within_s` is None.
-
-        Raises: HostUnreachableError when the connection ends first, ProtocolError when the host answers `error`.
-        """
-        number = self.tell(message)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._answers[number] = future
-        try:
-            async with asyncio.timeout(within_s):
-                answer = await future
-        except TimeoutError:
-            self.close()
-            raise HostUnreachableError(
-                f"the runner host did not answer {message['t']} in {_ANSWER_S:g} s"
-            ) from None
-        finally:
-            del self._answers[number]
-        if answer["t"] == "error":
-            raise ProtocolError(f"{message['t']}: {answer.get('message')}")
-        return answer
-
-    async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what the host sends until it closes; answers go to whoever asked. Raises: ProtocolError."""
-        decoder = Decoder()
-        try:
-            while data := await self._reader.read(_READ_BYTES):
-                for message in decoder.feed(data):
-                    if not self._is_answer(message):
-                        yield message
-        except ConnectionError:
-            return
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close, and fail whoever waits for an answer."""
-        self._writer.close()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(HostUnreachableError("the connection to the runner host was lost"))
-
-    def _is_answer(self, message: dict[str, Any]) -> bool:
-        future = self._answers.get(message.get("re") or 0)
-        if future is not None and not future.done():
-            future.set_result(message)
-        return future is not None
 
 
 class HostProgram:
     """A program beside a runner; it ends with this connection."""
 
-    def __init__(self, wire: _Wire, node: str) -> None:
+    def __init__(self, wire: Wire, node: str) -> None:
         self._wire = wire
         self._node = node
 
@@ -185,7 +106,7 @@ class Hosts:
         self._sockets = dict(sockets)
         self._backend_id = backend_id
         self._leader = 0
-        self._wires: dict[str, _Wire] = {}
+        self._wires: dict[str, Wire] = {}
         self._nodes: dict[str, str] = {}
         self._memory: dict[str, dict[str, int]] = {}
         self._beats: dict[str, float] = {}
@@ -225,19 +146,20 @@ class Hosts:
         Raises: HostUnreachableError when the node's host is not in contact.
         """
         self._nodes[order.runner_id] = node
-        answer = await self._wire(node).ask({"t": "start", "order": asdict(order)})
+        try:
+            answer = await self._wire(node).ask({"t": "start", "order": asdict(order)})
+        except ProtocolError as error:
+            # Its environment and secrets are larger than a message can be, or the host is of another release.
+            answer = {"t": "refused", "code": "order", "reason": str(error)}
         if answer["t"] == "refused":
-            # A place that is taken after all says nothing against the App: another one is looked for.
-            reason = "conflict" if answer.get("code") == "conflict" else "refused"
-            error = {
-                "code": "runner.refused",
-                "message": f"the runner host of node {node!r} refused to start it: {answer.get('reason')}",
-                "fix": None,
-                "where": None,
-                "traceback": None,
-                "details": {"host_code": answer.get("code")},
-            }
-            self._tell_ended(node, order.runner_id, order.epoch, reason, error)
+            code, reason = answer.get("code"), "refused"
+            if code == "conflict":
+                # A place that is taken after all says nothing against the App: another one is looked for, a little
+                # later, for whoever is ending there may take a moment.
+                reason = code
+                await asyncio.sleep(_CONFLICT_S)
+            why = _refusal(node, code, answer.get("reason"))
+            self._tell_ended(node, order.runner_id, order.epoch, reason, why)
 
     async def stop(self, runner_id: str, *, grace_s: float, reason: str) -> None:
         """SIGTERM, then SIGKILL after grace_s. Raises: HostUnreachableError."""
@@ -262,7 +184,29 @@ class Hosts:
 
         Raises: HostUnreachableError when the host cannot be reached or goes away.
         """
-        node = self._nodes.get(runner_id) or next(iter(self._sockets))
+        known = self._nodes.get(runner_id)
+        failure: HostUnreachableError | None = None
+        # Of one that has ended it is not known where it was: the one node that has its log is looked for.
+        for node in [known] if known is not None else list(self._sockets):
+            is_here = False
+            try:
+                lines = self._logs_of(node, runner_id, after=after, follow=follow)
+                async with contextlib.aclosing(lines):
+                    async for record in lines:
+                        is_here = True
+                        yield record
+            except HostUnreachableError as error:
+                if is_here:
+                    raise
+                failure = error
+            if is_here:
+                return
+        if failure is not None:
+            raise failure
+
+    async def _logs_of(
+        self, node: str, runner_id: str, *, after: int, follow: bool
+    ) -> AsyncGenerator[LogRecord]:
         wire = await self._wire_beside(node)
         wire.tell({"t": "logs.read", "runner_id": runner_id, "after": after, "follow": follow})
         try:
@@ -289,10 +233,10 @@ class Hosts:
         wire.tell({"t": "exec", "runner_id": runner_id, **asdict(wish)})
         return HostProgram(wire, node)
 
-    async def _wire_beside(self, node: str) -> _Wire:
+    async def _wire_beside(self, node: str) -> Wire:
         """Return another connection to a node's host, without news. Raises: HostUnreachableError."""
         try:
-            wire = await _Wire.connect(self._sockets[node])
+            wire = await Wire.connect(self._sockets[node])
         except (OSError, TimeoutError) as error:
             raise HostUnreachableError(f"the runner host of node {node!r} cannot be reached") from error
         wire.tell(self._hello(news=False))
@@ -328,7 +272,7 @@ class Hosts:
             "news": news,
         }
 
-    async def _greet(self, wire: _Wire) -> dict[str, Any]:
+    async def _greet(self, wire: Wire) -> dict[str, Any]:
         welcome = await wire.ask(self._hello(news=True))
         if welcome["t"] != "welcome":
             raise ProtocolError(f"the runner host refused: {welcome.get('reason')}")
@@ -366,7 +310,7 @@ class Hosts:
         at = time.time_ns() // 1000
         self._on_news(HostExited(node, runner_id, epoch, None, None, at, reason=reason, error=error))
 
-    def _wire(self, node: str) -> _Wire:
+    def _wire(self, node: str) -> Wire:
         wire = self._wires.get(node)
         if wire is None:
             raise HostUnreachableError(f"the runner host of node {node!r} is not in contact")
@@ -380,6 +324,8 @@ class _Contact:
         self._hosts = hosts
         self._node = node
         self._boot_id: str | None = None
+        self._is_lost = False
+        """It is told that nobody is there."""
         self._welcome: dict[str, Any] | None = None
         self._early: list[dict[str, Any]] | None = []
         """What came before the hello was whole; None once it is."""
@@ -389,7 +335,7 @@ class _Contact:
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                wire = await _Wire.connect(self._hosts._sockets[self._node])
+                wire = await Wire.connect(self._hosts._sockets[self._node])
             except (ConnectionRefusedError, FileNotFoundError):
                 # Nobody listens: the process is gone, for it holds its socket as long as it lives.
                 self._lose()
@@ -401,7 +347,7 @@ class _Contact:
             await asyncio.sleep(wait_s)
             wait_s = min(_MAX_WAIT_S, wait_s * 1.6)
 
-    async def _listen(self, wire: _Wire) -> None:
+    async def _listen(self, wire: Wire) -> None:
         self._welcome, self._early = None, []
         reading = asyncio.create_task(self._read(wire), name=f"news of host {self._node}")
         try:
@@ -417,7 +363,7 @@ class _Contact:
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
-    async def _read(self, wire: _Wire) -> None:
+    async def _read(self, wire: Wire) -> None:
         try:
             async for message in wire.messages():
                 if self._early is None:
@@ -441,7 +387,7 @@ class _Contact:
         self._early = None
         if self._boot_id not in (None, welcome["boot_id"]):
             self._lose()
-        self._boot_id = str(welcome["boot_id"])
+        self._boot_id, self._is_lost = str(welcome["boot_id"]), False
         for row in [*welcome["runners"], *exited]:
             self._hosts._nodes[str(row["runner_id"])] = self._node
         self._hosts._on_news(
@@ -457,10 +403,22 @@ class _Contact:
             self._hosts._hear(self._node, message)
 
     def _lose(self) -> None:
-        if self._boot_id is not None:
-            self._boot_id = None
+        # Also of one that this process has never heard: what the rows say that it runs is gone with it.
+        if not self._is_lost:
+            self._boot_id, self._is_lost = None, True
             self._hosts._memory.pop(self._node, None)
             self._hosts._on_news(HostLost(self._node))
+
+
+def _refusal(node: str, code: str | None, why: str | None) -> dict[str, Any]:
+    return {
+        "code": "runner.refused",
+        "message": f"the runner host of node {node!r} refused to start it: {why}",
+        "fix": None,
+        "where": None,
+        "traceback": None,
+        "details": {"host_code": code},
+    }
 
 
 def _state(node: str, row: Mapping[str, Any]) -> HostState:
