@@ -6,8 +6,10 @@ works inside a running kernel and an interrupt ends the wait at once.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Coroutine
+from concurrent import futures
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -29,6 +31,9 @@ __all__ = ["Client", "connect"]
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
+
+CLOSE_S = 1.0
+"""Longest wait for connections to close at a process's end."""
 
 
 def _synced(
@@ -162,11 +167,24 @@ def connect(profile: Profile | None = None, *, say: Say = lambda _: None) -> Cli
     place = (chosen, os.getpid())
     client = _clients.get(place)
     if client is None:
+        if not _clients:
+            atexit.register(_close_all)
         client = Client(AsyncClient(chosen))
         if not chosen.is_embedded:
             _checked_remote(client)
         _clients[place] = client
     return client
+
+
+def _close_all() -> None:
+    """Close this process's connections in order, so that neither side finds them broken off."""
+    closing = [
+        client.loop.start(client.core.close())
+        for (_, pid), client in _clients.items()
+        if pid == client.loop.pid == os.getpid()
+    ]
+    # A connection that hangs does not keep a process from its end.
+    futures.wait(closing, timeout=CLOSE_S)
 
 
 def _checked_remote(client: Client) -> None:

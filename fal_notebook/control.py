@@ -132,8 +132,8 @@ class AsyncClient:
 
     async def confirm_plan(self, plan_id: str) -> Deployment:
         """Begin the deployment that a plan showed. Raises: NotFoundError; DeployError when it is out of date."""
-        answer = await self._send("POST", f"/api/v1/plans/{plan_id}/confirm", repeatable=False)
-        return self._parsed(answer, Deployment)
+        path = f"/api/v1/plans/{plan_id}/confirm"
+        return self._parsed(await self._send("POST", path, repeatable=False), Deployment)
 
     async def drop_plan(self, plan_id: str) -> None:
         """Forget a plan. Raises: NotFoundError."""
@@ -155,11 +155,11 @@ class AsyncClient:
 
     async def app(self, alias: str) -> AppDetail:
         """Return all that is known of one app. Raises: NotFoundError."""
-        return await self._get(f"/api/v1/apps/{alias}", AppDetail)
+        return await self._get(_app(alias), AppDetail)
 
     async def delete_app(self, alias: str) -> str | None:
         """Delete an app, or stop a temporary one; returns its last revision. Raises: NotFoundError."""
-        answer = self._checked(await self._send("DELETE", f"/api/v1/apps/{alias}", repeatable=False))
+        answer = self._checked(await self._send("DELETE", _app(alias), repeatable=False))
         revision = self._json(answer).get("revision")
         return None if revision is None else str(revision)
 
@@ -170,57 +170,53 @@ class AsyncClient:
 
     async def end_runner(self, runner_id: str, *, kill: bool = False, replace: bool = False) -> bool:
         """End a runner in order, or at once; returns whether another was started for it. Raises: NotFoundError."""
-        act = "kill" if kill else "stop"
-        answer = await self._send(
-            "POST",
-            f"/api/v1/runners/{runner_id}/{act}",
-            params={"replace": "1"} if replace else {},
-            repeatable=not replace,
-        )
+        path = f"/api/v1/runners/{_part(runner_id)}/{'kill' if kill else 'stop'}"
+        params = {"replace": "1"} if replace else {}
+        answer = await self._send("POST", path, params=params, repeatable=not replace)
         return bool(self._json(self._checked(answer)).get("replaced"))
 
     async def revisions(self, alias: str) -> RevisionPage:
         """Return an app's revisions, newest first. Raises: NotFoundError."""
-        return await self._get(f"/api/v1/apps/{alias}/revisions", RevisionPage)
+        return await self._get(_app(alias, "/revisions"), RevisionPage)
 
     async def revision(self, revision: str) -> RevisionDetail:
         """Return all of one revision, named by the beginning of its id. Raises: NotFoundError."""
-        return await self._get(f"/api/v1/revisions/{revision}", RevisionDetail)
+        return await self._get(f"/api/v1/revisions/{_part(revision)}", RevisionDetail)
 
     async def diff_revisions(self, before: str, after: str) -> RevisionDiff:
         """Return what differs between two revisions. Raises: NotFoundError."""
-        return await self._get(f"/api/v1/revisions/{before}/diff/{after}", RevisionDiff)
+        return await self._get(f"/api/v1/revisions/{_part(before)}/diff/{_part(after)}", RevisionDiff)
 
     async def delete_revision(self, revision: str) -> str:
         """Remove a revision and return its id. Raises: NotFoundError, DeployError while it is in use."""
-        answer = await self._send("DELETE", f"/api/v1/revisions/{revision}", repeatable=False)
+        answer = await self._send("DELETE", f"/api/v1/revisions/{_part(revision)}", repeatable=False)
         return str(self._json(self._checked(answer))["revision"])
 
     async def set_revision(self, alias: str, order: SetRevision) -> Deployment:
         """Point an app to a revision, or give it a part of the callers; returns at once."""
-        answer = await self._send("POST", f"/api/v1/apps/{alias}/revision", body=order, repeatable=False)
+        answer = await self._send("POST", _app(alias, "/revision"), body=order, repeatable=False)
         return self._parsed(answer, Deployment)
 
     async def scale(self, alias: str, changes: dict[str, Any]) -> AppDetail:
         """Change settings of an app. Raises: NotFoundError, UsageError, MachineError."""
         data = json.dumps(changes).encode()
-        return self._parsed(await self._send("PATCH", f"/api/v1/apps/{alias}/scale", content=data), AppDetail)
+        return self._parsed(await self._send("PATCH", _app(alias, "/scale"), content=data), AppDetail)
 
     async def rollout(self, alias: str, *, force: bool = False) -> Restarted:
         """Replace an app's runners by new ones; returns at once. Raises: NotFoundError, DeployError."""
         params = {"force": "1"} if force else {}
-        answer = await self._send("POST", f"/api/v1/apps/{alias}/rollout", params=params, repeatable=False)
+        answer = await self._send("POST", _app(alias, "/rollout"), params=params, repeatable=False)
         return self._parsed(answer, Restarted)
 
     async def queue_size(self, alias: str, *, by_user: bool = False) -> QueueSize:
         """Return how many requests of an app wait. Raises: NotFoundError."""
         params = {"by_user": "1"} if by_user else {}
-        return await self._get(f"/api/v1/apps/{alias}/queue", QueueSize, params)
+        return await self._get(_app(alias, "/queue"), QueueSize, params)
 
     async def flush_queue(self, alias: str, *, caller: str | None = None) -> int:
         """Cancel the requests of an app that wait; returns how many. Raises: NotFoundError."""
         params = {"caller_user_id": caller} if caller is not None else {}
-        answer = await self._send("DELETE", f"/api/v1/apps/{alias}/queue", params=params)
+        answer = await self._send("DELETE", _app(alias, "/queue"), params=params)
         return int(self._json(self._checked(answer))["cancelled"])
 
     async def requests(self, params: dict[str, str]) -> list[CallInfo]:
@@ -230,9 +226,8 @@ class AsyncClient:
     async def simulate(self, alias: str, request: SimulateRequest) -> Simulated:
         """Replay an app's traffic under its settings and under others. Raises: NotFoundError, UsageError."""
         data = request.model_dump_json(exclude_unset=True).encode()
-        answer = await self._send(
-            "POST", f"/api/v1/apps/{alias}/simulate", content=data, media="application/json", timeout=120.0
-        )
+        path, media = _app(alias, "/simulate"), "application/json"
+        answer = await self._send("POST", path, content=data, media=media, timeout=120.0)
         return self._parsed(answer, Simulated)
 
     async def nodes(self) -> list[NodeInfo]:
@@ -255,10 +250,9 @@ class AsyncClient:
     async def delete_environment(self, name: str, *, with_all: bool = False) -> EnvironmentDeleted:
         """Delete an environment. Raises: NotFoundError; ConflictError unless it is empty or with_all."""
         params = {"with_all": "1"} if with_all else {}
-        path = f"/api/v1/environments/{quote(name, safe='')}"
-        return self._parsed(
-            await self._send("DELETE", path, params=params, repeatable=False), EnvironmentDeleted
-        )
+        path = f"/api/v1/environments/{_part(name)}"
+        answer = await self._send("DELETE", path, params=params, repeatable=False)
+        return self._parsed(answer, EnvironmentDeleted)
 
     async def secrets(self, environment: str | None = None) -> list[SecretInfo]:
         """Return secrets of one environment or of all; no values."""
@@ -266,14 +260,13 @@ class AsyncClient:
 
     async def set_secret(self, name: str, request: SecretRequest) -> SecretSet:
         """Set a secret. Raises: UsageError, LimitError, NotFoundError."""
-        path = f"/api/v1/secrets/{quote(name, safe='')}"
-        return self._parsed(
-            await self._send("PUT", path, content=request.opened(), media="application/json"), SecretSet
-        )
+        path = f"/api/v1/secrets/{_part(name)}"
+        answer = await self._send("PUT", path, content=request.opened(), media="application/json")
+        return self._parsed(answer, SecretSet)
 
     async def unset_secret(self, name: str, environment: str) -> SecretSet:
         """Unset a secret. Raises: NotFoundError."""
-        path, params = f"/api/v1/secrets/{quote(name, safe='')}", {"environment": environment}
+        path, params = f"/api/v1/secrets/{_part(name)}", {"environment": environment}
         return self._parsed(await self._send("DELETE", path, params=params, repeatable=False), SecretSet)
 
     async def rotate_secrets(self) -> SecretsRotated:
@@ -477,6 +470,14 @@ class AsyncClient:
         if not isinstance(found, dict):
             raise failure(self.address, "an answer that is not an object")
         return found
+
+
+def _part(name: str) -> str:
+    return quote(name, safe="")  # whatever a person wrote, it is one part of the path
+
+
+def _app(alias: str, rest: str = "") -> str:
+    return f"/api/v1/apps/{_part(alias)}{rest}"
 
 
 def _given(**params: str | None) -> dict[str, str]:

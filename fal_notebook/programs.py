@@ -18,6 +18,7 @@ import threading
 import tty
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -74,7 +75,7 @@ class _Session:
     async def run(self, profile: Profile) -> int:
         """Raises: FalError."""
         try:
-            socket = await _open(profile, f"/api/v1/runners/{self._runner_id}/exec")
+            socket = await _open(profile, f"/api/v1/runners/{quote(self._runner_id, safe='')}/exec")
         except InvalidStatus as error:
             raise _refusal(error) from error
         except (OSError, InvalidHandshake) as error:

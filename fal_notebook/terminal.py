@@ -36,8 +36,8 @@ class TerminalContext(Context):
     shown: object | None = None
 
     def has_shown(self, result: object) -> bool:
-        """True when the result is on stdout already: a command that stays prints it before it waits."""
-        return self.shown is not None
+        """True when the result is on stdout already: a command that stays prints it before it waits, or as it comes."""
+        return self.shown is not None or bool(getattr(result, "is_shown", False))
 
 
 def context(*, host: str | None, home: str | None, as_json: bool, team: str | None = None) -> TerminalContext:
@@ -97,7 +97,7 @@ class _Screen:
         out.flush()
         if yes:
             return Answer.YES
-        if not sys.stdin.isatty():
+        if not _is_terminal():
             return Answer.NOBODY
         sys.stderr.write("Type 'confirm' to confirm deployment: ")
         sys.stderr.flush()
@@ -147,11 +147,11 @@ def _machines(profile: Profile) -> Sequence[MachineType]:
 
 def _ask(question: Question) -> str:
     """Ask at the terminal, or take what is piped in."""
-    if sys.stdin.isatty():
+    if _is_terminal():
         from getpass import getpass
 
         return getpass(question.prompt("not shown"))
-    text = sys.stdin.read().removesuffix("\n") if question.is_piped else ""
+    text = sys.stdin.read().removesuffix("\n") if question.is_piped and sys.stdin is not None else ""
     if not text:
         raise UsageError(
             f"There is no terminal to ask for {question.what}"
@@ -159,6 +159,11 @@ def _ask(question: Question) -> str:
             fix=question.otherwise,
         )
     return text
+
+
+def _is_terminal() -> bool:
+    """True when a person is there to answer; a daemon may have no standard input at all."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _hold() -> None:

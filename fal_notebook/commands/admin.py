@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.parse import quote
 
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command, flag, value
@@ -81,7 +82,9 @@ def change(args: SetArguments, ctx: Context) -> AccountChanged:
     )
     if wish == AccountSetting():
         raise UsageError("Say what is to change.", fix="For example `--shared on`.")
-    return AccountChanged(ctx.connect().ask("PATCH", f"/api/v1/accounts/{args.name}", AccountInfo, body=wish))
+    return AccountChanged(
+        ctx.connect().ask("PATCH", f"/api/v1/accounts/{quote(args.name, safe='')}", AccountInfo, body=wish)
+    )
 
 
 def audit(args: AuditArguments, ctx: Context) -> ActsListed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command, flag, nearest, value
 from fal_notebook.commands.results import EnvironmentsListed, Told
-from fal_notebook.errors import ConflictError, NotFoundError
+from fal_notebook.errors import ConflictError, NotFoundError, UsageError
 from fal_notebook.wire_secrets import MAIN, EnvironmentRequest, full_alias, split_alias
 
 __all__ = ["COMMANDS", "ENV_HELP", "aliased", "chosen_environment"]
@@ -46,14 +46,27 @@ def aliased(app: str, env: str | None, ctx: Context) -> str:
     """Return the alias of an app in the environment that a flag or FAL_ENV names.
 
     app: its name, `owner/name`, or an alias with its environment's ending, which then counts alone.
-    Raises: NotFoundError for an unknown environment, with the nearest names.
+    Raises: UsageError for another account's app; NotFoundError for an unknown environment, with the nearest names.
     """
-    name = app.rpartition("/")[2]
+    owner, slash, name = app.rpartition("/")
+    if slash:
+        _check_owner(owner, app, ctx)
     environment = chosen_environment(env) or MAIN
     if environment == MAIN or (env is None and split_alias(name)[1] != MAIN):
         return name
     check_environment(environment, ctx)
     return full_alias(name, environment)
+
+
+def _check_owner(owner: str, app: str, ctx: Context) -> None:
+    """Never take an app of the same name for the one that is meant."""
+    acting_for = ctx.connect().owner
+    if owner != acting_for:
+        raise UsageError(
+            f"`{app}` belongs to another account: this acts for `{acting_for}`.",
+            fix=f"`--team {owner}` acts for that one, if it is a team of yours.",
+            code="usage.other_account",
+        )
 
 
 def check_environment(name: str, ctx: Context) -> None:

@@ -82,7 +82,7 @@ class Follower:
                 f"The deployment of `{alias}` goes on without this cell."
                 if self._ctx.door == "notebook"
                 else f"The deployment of `{alias}` goes on.",
-                fix=f"Follow it with `{prefix} apps list` and `{prefix} logs {alias}`; end it with `{prefix} apps delete {alias}`.",
+                fix=f"Follow it with `{prefix} apps list` and `{prefix} logs {alias}`; {self._way_back(prefix)}.",
                 code="deploy.detached",
             )
         _withdraw(self._client, self._deployment)
@@ -92,6 +92,12 @@ class Follower:
             fix="Run it again when you want it.",
             code="deploy.cancelled",
         )
+
+    def _way_back(self, prefix: str) -> str:
+        alias, before = self._deployment.app_name, self._deployment.previous
+        if before is None:
+            return f"`{prefix} apps delete {alias}` ends it"
+        return f"`{prefix} apps set-rev {alias} {before[:8]}` goes back to what serves"
 
     def _watch(self, feed: Feed[Event | LogLine]) -> None:
         alias = self._deployment.app_name

@@ -6,21 +6,19 @@ Source: fal SDK, `fal keys`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from urllib.parse import quote
 
 from fal_notebook import wire_access
 from fal_notebook.commands.context import Context
+from fal_notebook.commands.moments import moment_of
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results_access import KeyMade, KeyRevoked, KeysListed
 from fal_notebook.errors import UsageError
 from fal_notebook.wire_access import KeyPage, KeyPreset, KeyRequest, NewKeyInfo
 
 __all__ = ["COMMANDS", "CreateArguments", "ListArguments", "RevokeArguments", "Scope"]
-
-_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class Scope(StrEnum):
@@ -62,7 +60,7 @@ def create(args: CreateArguments, ctx: Context) -> KeyMade:
     wish = KeyRequest(
         preset=args.preset or of_scope[args.scope],
         description=args.desc,
-        expires_at=_moment(args.expires),
+        expires_at=moment_of(args.expires, "--expires", is_ahead=True),
     )
     return KeyMade(ctx.connect().ask("POST", "/api/v1/keys", NewKeyInfo, body=wish))
 
@@ -76,23 +74,8 @@ def revoke(args: RevokeArguments, ctx: Context) -> KeyRevoked:
     """End a key at once. Raises: NotFoundError."""
     # Who holds the whole key may paste it; only its id leaves.
     key_id = args.key_id.partition(":")[0]
-    ctx.connect().ask("DELETE", f"/api/v1/keys/{key_id}", wire_access.KeyRevoked)
+    ctx.connect().ask("DELETE", f"/api/v1/keys/{quote(key_id, safe='')}", wire_access.KeyRevoked)
     return KeyRevoked(key_id)
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    span = re.fullmatch(r"(\d+)([mhdw])", text.strip())
-    if span:
-        return datetime.now(UTC) + timedelta(seconds=int(span[1]) * _UNITS[span[2]])
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            f"--expires is not a time: {text!r}.", fix="Write 12h, 30d, 8w, or an ISO time."
-        ) from error
-    return moment if moment.tzinfo else moment.astimezone()
 
 
 COMMANDS: dict[str, Command] = {

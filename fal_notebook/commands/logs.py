@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.environments import ENV_HELP, aliased
+from fal_notebook.commands.moments import moment_of
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import LinesShown
 from fal_notebook.errors import UsageError
 from fal_notebook.wire import LogLine
 
-__all__ = ["COMMANDS", "LogsArguments", "RunnerLogsArguments", "since_of"]
+__all__ = ["COMMANDS", "LogsArguments", "RunnerLogsArguments"]
 
 TICK_S = 0.5
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,10 @@ def logs(args: LogsArguments, ctx: Context) -> LinesShown:
     """Show log lines; with `--follow` each is shown as it comes, until the person interrupts."""
     if args.app is None and args.runner is None:
         raise UsageError("Which logs?", fix="Name an app, or a runner by --runner.")
+    if args.lines < 0:
+        raise UsageError(f"--lines is a number from 0 on, not {args.lines}.")
+    since, until = moment_of(args.since, "--since"), moment_of(args.until, "--until")
     params = _params(args, ctx)
-    since, until = since_of(args.since), since_of(args.until, "--until")
     client = ctx.connect()
     found = [line for line in client.read_logs(params) if _fits(line, args, since, until)]
     shown = found[-args.lines :] if args.lines > 0 else []
@@ -64,20 +66,19 @@ def logs(args: LogsArguments, ctx: Context) -> LinesShown:
         return LinesShown(tuple(shown))
     for line in shown:
         ctx.emit(line)
-    count = len(shown)
     with client.feed() as feed:
         after = found[-1].offset if found else 0
         feed.follow("logs", client.core.logs(params, follow=True, after=after))
-        try:
-            while feed.follows("logs"):
-                item = feed.take(TICK_S)
+        # Ctrl-C is the only way out of following, and the wanted one.
+        with contextlib.suppress(KeyboardInterrupt):
+            is_open, item = True, None
+            while is_open or item is not None:
+                # What a stream said before its end is in the feed after it.
+                is_open = feed.follows("logs")
+                item = feed.take(TICK_S if is_open else 0)
                 if isinstance(item, LogLine) and _fits(item, args, since, until):
                     ctx.emit(item)
-                    count += 1
-        except KeyboardInterrupt:
-            # The only way out of following, and the wanted one.
-            return LinesShown((), streamed=count)
-    return LinesShown((), streamed=count)
+    return LinesShown((), is_shown=True)
 
 
 def _params(args: LogsArguments, ctx: Context) -> dict[str, str]:
@@ -97,22 +98,6 @@ def _fits(line: LogLine, args: LogsArguments, since: datetime | None, until: dat
     if (since is not None and line.at < since) or (until is not None and line.at > until):
         return False
     return args.search is None or args.search in line.text
-
-
-def since_of(text: str | None, name: str = "--since") -> datetime | None:
-    """Return the moment that `--since` (or another flag) names. Raises: UsageError."""
-    if text is None:
-        return None
-    span = re.fullmatch(r"(\d+)([smhd])", text.strip())
-    if span:
-        return datetime.now(UTC) - timedelta(seconds=int(span[1]) * _UNITS[span[2]])
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            f"{name} is not a time: {text!r}.", fix="Write 90s, 10m, 2h, 1d, or an ISO time."
-        ) from error
-    return moment if moment.tzinfo else moment.astimezone()
 
 
 COMMANDS: dict[str, Command] = {

@@ -68,6 +68,19 @@ class Command:
     run: Callable[[Any, Any], Any]
     """(arguments, commands.context.Context) -> a result of commands.results."""
 
+    def call(self, arguments: Any, ctx: Any) -> Any:
+        """Run it. Raises: FalError; UsageError for a value that its own model does not take."""
+        try:
+            return self.run(arguments, ctx)
+        except ValueError as error:
+            found: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
+            if found is None:
+                raise
+            first = found()[0]
+            place = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+            # Without the value: it may be a secret.
+            raise UsageError(f"{place}: {first['msg']}.") from None
+
 
 _TERMINAL = frozenset({"cli"})
 
@@ -282,6 +295,8 @@ def _add(built: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: An
     if meta.get("metavar"):
         options["metavar"] = meta["metavar"]
     if meta["positional"]:
+        if kind is str:
+            options["type"] = _given_text
         if field.default is not dataclasses.MISSING:
             options |= {"nargs": "*" if meta["rest"] else "?", "default": field.default}
         built.add_argument(field.name, **options)
@@ -294,6 +309,13 @@ def _add(built: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: An
     if meta.get("many"):
         options["action"] = "append"
     built.add_argument(*names, dest=field.name, default=[] if meta.get("many") else field.default, **options)
+
+
+def _given_text(word: str) -> str:
+    """Refuse nothing at all, which is what a shell makes of a variable that is not set."""
+    if not word.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return word
 
 
 def _member_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.environments import ENV_HELP, aliased
-from fal_notebook.commands.logs import since_of
+from fal_notebook.commands.moments import moment_of
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import RequestsListed
 
@@ -27,7 +27,7 @@ class RequestsArguments:
 
 def requests(args: RequestsArguments, ctx: Context) -> RequestsListed:
     """List calls and queued requests that have ended, newest first."""
-    since = since_of(args.since)
+    since = moment_of(args.since, "--since")
     given = {
         "app": None if args.app is None else _app(args.app, args.env, ctx),
         "request": args.request,

@@ -229,9 +229,10 @@ class ProgramEnded:
 
 @dataclass(frozen=True)
 class RevisionsListed:
-    """Revisions of an app."""
+    """Revisions of an app, or of all."""
 
-    app: str
+    app: str | None
+    """None: of all."""
     page: RevisionPage
 
 
@@ -306,8 +307,8 @@ class LinesShown:
     """Log lines, oldest first."""
 
     lines: tuple[LogLine, ...]
-    streamed: int = 0
-    """Lines that were already shown one by one (`--follow`)."""
+    is_shown: bool = False
+    """They were shown one by one as they came (`--follow`)."""
 
 
 @dataclass(frozen=True)

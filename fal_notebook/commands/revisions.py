@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
-from fal_notebook.commands.environments import ENV_HELP, aliased
+from fal_notebook.commands.environments import ENV_HELP, aliased, check_environment, chosen_environment
 from fal_notebook.commands.follow import Follower
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import (
@@ -17,9 +18,10 @@ from fal_notebook.commands.results import (
     RevisionsListed,
     Stage,
 )
-from fal_notebook.errors import UsageError
+from fal_notebook.errors import NotFoundError, UsageError
 from fal_notebook.wire import AuthMode, Strategy
-from fal_notebook.wire_deploy import SetRevision
+from fal_notebook.wire_deploy import RevisionPage, SetRevision
+from fal_notebook.wire_secrets import split_alias
 
 __all__ = [
     "COMMANDS",
@@ -37,8 +39,8 @@ _REVISION = "Id of the revision, or the beginning of it"
 class ListArguments:
     """Arguments of `apps list-rev`."""
 
-    app: str = value("Name of the app")
-    env: str | None = flag(ENV_HELP, metavar="NAME")
+    app: str | None = value("Name of the app, else all apps", default=None)
+    env: str | None = flag(f"{ENV_HELP}; of all apps: of every environment", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +81,22 @@ class DeleteArguments:
     """Arguments of `apps delete-rev`."""
 
     revision: str = value(_REVISION)
+    env: str | None = flag("Only if it is of this environment; else FAL_ENV", metavar="NAME")
 
 
 def list_revisions(args: ListArguments, ctx: Context) -> RevisionsListed:
-    """List an app's revisions, newest first. Raises: NotFoundError."""
-    alias = aliased(args.app, args.env, ctx)
-    return RevisionsListed(alias, ctx.connect().revisions(alias))
+    """List revisions of an app, or of all, newest first. Raises: NotFoundError."""
+    client = ctx.connect()
+    if args.app is not None:
+        alias = aliased(args.app, args.env, ctx)
+        return RevisionsListed(alias, client.revisions(alias))
+    pages = []
+    for app in client.apps(environment=chosen_environment(args.env)):
+        with contextlib.suppress(NotFoundError):  # deleted meanwhile
+            pages.append(client.revisions(app.alias))
+    found = sorted((one for page in pages for one in page.revisions), key=lambda one: one.created_at)
+    kept = max((page.kept for page in pages), default=0)
+    return RevisionsListed(None, RevisionPage(revisions=found[::-1], kept=kept))
 
 
 def show(args: ShowArguments, ctx: Context) -> RevisionShown:
@@ -119,7 +131,17 @@ def set_revision(args: SetArguments, ctx: Context) -> RevisionSet:
 
 def delete(args: DeleteArguments, ctx: Context) -> RevisionDeleted:
     """Remove a revision that nothing uses. Raises: NotFoundError, DeployError."""
-    return RevisionDeleted(ctx.connect().delete_revision(args.revision))
+    client, environment = ctx.connect(), chosen_environment(args.env)
+    if environment is not None:
+        check_environment(environment, ctx)
+        app = client.revision(args.revision).app
+        if split_alias(app)[1] != environment:
+            raise NotFoundError(
+                f"Revision {args.revision} is one of {app}, not of environment '{environment}'.",
+                fix="`apps list-rev` shows what there is.",
+                code="revision.not_found",
+            )
+    return RevisionDeleted(client.delete_revision(args.revision))
 
 
 COMMANDS: dict[str, Command] = {

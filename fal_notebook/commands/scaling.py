@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.environments import ENV_HELP, aliased
 from fal_notebook.commands.follow import Follower
-from fal_notebook.commands.logs import since_of
+from fal_notebook.commands.moments import moment_of
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results import (
     AppRestarted,
@@ -146,7 +146,7 @@ def chosen(found: list[RunnerInfo], since: str | None, states: tuple[str, ...]) 
     unknown = wanted - set(RunnerState) - {"ALL"}
     if unknown:
         raise UsageError(f"No runner state `{unknown.pop()}`.", fix=f"States: {', '.join(RunnerState)}.")
-    moment = since_of(since)
+    moment = moment_of(since, "--since")
     return [
         one
         for one in found

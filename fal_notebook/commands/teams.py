@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from fal_notebook.commands.context import Context
 from fal_notebook.commands.registry import Command, flag, value
@@ -71,7 +72,7 @@ def list_teams(args: ListArguments, ctx: Context) -> TeamsListed:
 
 def members(args: MembersArguments, ctx: Context) -> MembersListed:
     """List a team's members. Raises: NotFoundError."""
-    page = ctx.connect().ask("GET", f"/api/v1/teams/{args.name}/members", MemberPage)
+    page = ctx.connect().ask("GET", f"/api/v1/teams/{quote(args.name, safe='')}/members", MemberPage)
     return MembersListed(args.name, tuple(page.members))
 
 
@@ -84,13 +85,17 @@ def create(args: CreateArguments, ctx: Context) -> TeamMade:
 def add(args: AddArguments, ctx: Context) -> MemberChanged:
     """Put somebody into a team. Raises: AuthError, NotFoundError."""
     wish = MemberRequest(nickname=args.person, role=args.role)
-    found = ctx.connect().ask("POST", f"/api/v1/teams/{args.name}/members", MemberInfo, body=wish)
+    found = ctx.connect().ask(
+        "POST", f"/api/v1/teams/{quote(args.name, safe='')}/members", MemberInfo, body=wish
+    )
     return MemberChanged(args.name, found.nickname, found.role.value)
 
 
 def remove(args: RemoveArguments, ctx: Context) -> MemberChanged:
     """Take somebody out of a team. Raises: AuthError, NotFoundError."""
-    ctx.connect().tell("DELETE", f"/api/v1/teams/{args.name}/members/{args.person}")
+    ctx.connect().tell(
+        "DELETE", f"/api/v1/teams/{quote(args.name, safe='')}/members/{quote(args.person, safe='')}"
+    )
     return MemberChanged(args.name, args.person, None)
 
 

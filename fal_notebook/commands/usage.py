@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fal_notebook.commands.context import Context
-from fal_notebook.commands.logs import since_of
+from fal_notebook.commands.moments import moment_of
 from fal_notebook.commands.registry import Command, flag, value
 from fal_notebook.commands.results_access import UsageShown
 from fal_notebook.wire_access import UsageReport
@@ -26,7 +26,7 @@ class UsageArguments:
 
 def usage(args: UsageArguments, ctx: Context) -> UsageShown:
     """Show what was used. Raises: AuthError."""
-    since, until = since_of(args.since), since_of(args.until)
+    since, until = moment_of(args.since, "--since"), moment_of(args.until, "--until")
     given = {
         "app": args.app,
         "since": None if since is None else since.isoformat(),

@@ -82,7 +82,7 @@ class Door:
         team, rest = taken(rest, "--team")
         command = entry.load()
         arguments = parse(f"%fal {entry.name}", entry.summary, command.arguments, rest)
-        return command.run(arguments, self.context(card, team=team))
+        return command.call(arguments, self.context(card, team=team))
 
     def _ship(self, cls: type[App], args: AppArguments) -> None:
         card = Card(is_kernel=kernel.is_kernel(self.shell))

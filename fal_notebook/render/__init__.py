@@ -41,7 +41,7 @@ from fal_notebook.render import revisions as _revisions
 from fal_notebook.render import simulation as _simulation
 from fal_notebook.render import text as _text
 from fal_notebook.render.document import document, error_document
-from fal_notebook.render.tables import rows_of
+from fal_notebook.render.tables import SPARE, rows_of
 from fal_notebook.render.words import size
 from fal_notebook.wire import MIME_TYPE
 
@@ -64,7 +64,7 @@ error_text = _text.error
 
 
 def text(result: Result, width: int | None = None) -> str:
-    """Return a result for a terminal; tables are folded where they are wider than it."""
+    """Return a result for a terminal; tables are folded, and lose columns, where they are wider than it."""
     say = _WORDS.get(type(result))
     if say is not None:
         return say(result)
@@ -72,7 +72,7 @@ def text(result: Result, width: int | None = None) -> str:
     if listed is None:
         return _access.said(result) if isinstance(result, AccessResult) else ""
     head, rows, empty = listed
-    return _text.table(head, rows, width) if rows else empty
+    return _text.table(head, rows, width, SPARE) if rows else empty
 
 
 def _listed(result: Any) -> tuple[Sequence[str], list[tuple[str, ...]], str] | None:
@@ -99,10 +99,12 @@ def bundle(result: Result) -> dict[str, Any]:
     return {"text/plain": text(result), "text/html": html(result)}
 
 
-def plan_bundle(planned: Planned, saved_at: datetime | None = None, *, command: str = "") -> dict[str, Any]:
+def plan_bundle(
+    planned: Planned, saved_at: datetime | None = None, *, command: str = "", goes_on: bool = False
+) -> dict[str, Any]:
     """Return a plan for a notebook's output; our front end gives it its buttons.
 
-    command: what does the same without them, in a script.
+    command: what does the same without them, in a script. goes_on: its deployment has a card of its own.
     """
     plan = planned.plan
     return {
@@ -115,6 +117,7 @@ def plan_bundle(planned: Planned, saved_at: datetime | None = None, *, command: 
             "triggered_by": planned.triggered_by,
             "plan": plan.model_dump(mode="json"),
             "command": command,
+            "goes_on": goes_on,
             "checked_s": planned.checked_s,
             "upload": planned.upload.model_dump(mode="json") if planned.upload else None,
             "saved_at": (saved_at or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -228,7 +231,7 @@ def _served(result: Served) -> str:
 
 
 def _lines(result: LinesShown) -> str:
-    return "\n".join(map(_text.log_line, result.lines)) or ("" if result.streamed else "No lines yet.")
+    return "\n".join(map(_text.log_line, result.lines)) or ("" if result.is_shown else "No lines yet.")
 
 
 def _exports(result: Exports) -> str:

@@ -23,7 +23,7 @@ from fal_notebook.render.words import age, app_state, runner_state, seconds, sho
 from fal_notebook.wire import AppSummary, CallInfo, MachineType, RunnerInfo, RunnerState
 from fal_notebook.wire_secrets import EnvironmentInfo, SecretInfo
 
-__all__ = ["rows_of"]
+__all__ = ["SPARE", "rows_of"]
 
 _APPS = ("App", "State", "Auth", "Revision", "Runners", "Machine", "Deployed", "URL")
 _RUNNERS = ("Runner", "App", "State", "Machine", "Calls", "Up", "Pid", "Why")
@@ -46,6 +46,13 @@ _SECRETS = ("Name", "Environment", "Set", "Times", "Exposed by default")
 _PROFILES = ("Set", "Profile", "Host", "Key")
 _CHECKS = ("Check", "Result", "Found", "Fix")
 
+
+SPARE = (
+    "Multiplex", "Keep alive", "Min/Max", "Pid", "Kind", "Tries", "By", "Errors", "p95", "Calls", "Times", "Last used",
+    "Scope", "From", "Key", "Up", "Machine", "Expires", "Auth", "Deployed", "Queued", "Cold start", "Message", "Count",
+    "Created", "Created At", "Runner", "URL", "Charged", "Default", "Call",
+)  # fmt: skip
+"""Columns of any list that a narrow terminal goes without, the first first."""
 
 Table: TypeAlias = tuple[Sequence[str], list[tuple[str, ...]], str]
 """Head, rows, and what to say when there are none."""
@@ -141,8 +148,11 @@ _TABLES: dict[type, Callable[[Any], Table]] = {
         "No runners. The next request starts one.",
     ),
     RevisionsListed: lambda result: (
-        revisions.HEAD,
-        [revisions.row(one) for one in result.page.revisions],
+        revisions.HEAD if result.app is not None else ("App", *revisions.HEAD),
+        [
+            (() if result.app is not None else (one.app,)) + revisions.row(one)
+            for one in result.page.revisions
+        ],
         "No revisions.",
     ),
     RequestsListed: lambda result: (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 from fal_notebook.commands.results import Frame, Progress, Stage
@@ -146,14 +146,58 @@ def _unfolded(text: str) -> str:
     return told.rstrip() if isinstance(told, str) else text
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Return aligned columns; in a width that is too small, the widest ones are folded between words."""
-    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int | None = None,
+    spare: Sequence[str] = (),
+) -> str:
+    """Return aligned columns. In a width that is too small cells are folded between words; where that is not enough,
+    columns go: empty ones, then those of `spare` in its order; which ones is said below.
+    """
+    everything = list(range(len(head)))
+    shown = everything if width is None else _fitting(head, rows, width, spare)
+    left = [head[i] for i in everything if i not in shown and any(str(row[i]) for row in rows)]
+    said = _aligned([head[i] for i in shown], [[str(row[i]) for i in shown] for row in rows], width)
+    if not left:
+        return said
+    note = f"Without {', '.join(left)}: a wider terminal or --json has all."
+    return f"{said}\n{textwrap.fill(note, width or len(note))}"
+
+
+def _fitting(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]
+) -> list[int]:
+    """Return the columns that fit: as many as can be, and never without those that are not spare."""
+    shown = list(range(len(head)))
+    empty = [i for i in shown if head[i] and not any(str(row[i]) for row in rows)]
+    goes = empty + [i for name in spare for i in shown if head[i] == name and i not in empty]
+    gone = []
+    while goes and _least_width(shown, head, rows) > width:
+        gone.append(goes.pop(0))
+        shown.remove(gone[-1])
+    for i in reversed(gone):  # what went before a wide one did may have a place after it
+        if _least_width([*shown, i], head, rows) <= width:
+            shown.append(i)
+    return sorted(shown)
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     if width is not None:
-        words = [[word for row in rows for word in str(row[i]).split()] for i in range(len(head))]
-        least = [max(len(word) for word in [name, *found]) for name, found in zip(head, words, strict=True)]
-        _narrow(widths, least, width - 2 * (len(head) - 1))
-    return "\n".join(line for row in [head, *rows] for line in _row([str(cell) for cell in row], widths))
+        _narrow(widths, _longest_words(range(len(head)), head, rows), width - 2 * (len(head) - 1))
+    return "\n".join(line for row in [head, *rows] for line in _row(row, widths))
+
+
+def _longest_words(shown: Iterable[int], head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the least width of each column: its name and its longest word stay whole."""
+    return [
+        max(len(w) for w in [head[i], *(word for row in rows for word in str(row[i]).split())]) for i in shown
+    ]
+
+
+def _least_width(shown: Sequence[int], head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    return sum(_longest_words(shown, head, rows)) + 2 * (len(shown) - 1)
 
 
 def _narrow(widths: list[int], least: Sequence[int], room: int) -> None:
@@ -167,7 +211,7 @@ def _narrow(widths: list[int], least: Sequence[int], room: int) -> None:
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     folded = [
-        textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) or [""]
+        textwrap.wrap(cell, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]
         for cell, width in zip(cells, widths, strict=True)
     ]
     return [

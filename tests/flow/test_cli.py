@@ -153,6 +153,52 @@ def test_logs_are_filtered_and_followed(cold: Stack) -> None:
         assert process.wait(30) == 0
 
 
+def test_following_a_runner_that_has_ended_shows_all_of_it_and_ends(shared: Stack) -> None:
+    shared.deploy(echo("Ended"), name="ended.py")
+    assert shared.call("ended", {"x": 5}).status_code == 200
+    (runner,) = shared.runners("ended")
+    assert shared.cli("runners", "stop", runner["runner_id"]).returncode == 0
+    wait_for("its end", lambda: not shared.runners("ended"))
+    told = shared.cli("runners", "logs", runner["runner_id"], "--json").stdout
+    followed = shared.cli("runners", "logs", runner["runner_id"], "--follow", "--json")
+    assert followed.returncode == 0
+    lines = [json.loads(line)["text"] for line in followed.stdout.splitlines()]
+    assert lines == [line["text"] for line in json.loads(told)["logs"]]
+    assert "called with 5" in lines
+
+
+def test_revisions_of_all_apps_and_of_one_environment(shared: Stack) -> None:
+    for name in ("Some", "Other"):
+        shared.deploy(echo(name), name="some.py", ref=name)
+    found = shared.cli_json("apps", "list-rev")["revisions"]
+    assert {"some", "other"} <= {one["app"] for one in found}
+    assert [one["created_at"] for one in found] == sorted((one["created_at"] for one in found), reverse=True)
+    assert "some" in shared.cli("apps", "list-rev").stdout
+    assert shared.cli("environments", "create", "elsewhere").returncode == 0
+    assert shared.cli_json("apps", "list-rev", "--env", "elsewhere")["revisions"] == []
+    revision = next(one["revision"] for one in found if one["app"] == "some")
+    wrong = shared.cli("apps", "delete-rev", revision, "--env", "elsewhere")
+    assert wrong.returncode == 1
+    assert "one of some" in wrong.stderr
+
+
+def test_an_app_of_another_account_is_never_taken_for_ones_own(shared: Stack) -> None:
+    shared.deploy(echo("Mine"), name="mine.py")
+    for words in (("apps", "delete"), ("apps", "rollout"), ("queue", "flush"), ("logs",)):
+        refused = shared.cli(*words, "somebody/mine")
+        assert refused.returncode == 2, words
+        assert f"acts for `{shared.owner}`" in refused.stderr
+    assert "There is no app `mine?x=1`" in shared.cli("apps", "delete", "mine?x=1").stderr
+    assert shared.call("mine", {}).status_code == 200
+    assert shared.cli_json("apps", "delete", f"{shared.owner}/mine")["deleted"] is True
+
+
+def test_a_command_leaves_no_connection_open_behind_it(cold: Stack) -> None:
+    for words in (["apps", "list"], ["apps", "delete", "nothing"], ["keys", "list"]):
+        done = cold.cli(*words)
+        assert "ResourceWarning" not in done.stderr
+
+
 def test_lists_and_deletion(cold: Stack) -> None:
     cold.deploy(echo("Listed"), name="listed.py")
     assert "listed" in cold.cli("apps", "list").stdout

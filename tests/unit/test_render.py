@@ -26,6 +26,9 @@ from fal_notebook.commands.results import (
     Verdict,
 )
 from fal_notebook.errors import RunnerError, Where
+from fal_notebook.render import revisions
+from fal_notebook.render.tables import SPARE
+from fal_notebook.render.text import table
 from fal_notebook.render.words import age, seconds, size
 from fal_notebook.wire import (
     MIME_TYPE,
@@ -296,8 +299,6 @@ def test_what_was_done_is_said_and_secrets_are_listed_without_values() -> None:
 
 
 def test_a_table_is_folded_to_a_terminals_width_and_nowhere_else() -> None:
-    from fal_notebook.render.text import table
-
     head, rows = ("Check", "Result", "Found"), [("sandbox", "ok", "word " * 40), ("uv", "ok", "/bin/uv")]
     whole = table(head, rows).splitlines()
     assert len(whole) == 3
@@ -307,3 +308,46 @@ def test_a_table_is_folded_to_a_terminals_width_and_nowhere_else() -> None:
     assert folded[0].split() == list(head)
     wide = tuple(f"column-{number}" for number in range(12))
     assert table(wide, [wide], 80) == table(wide, [wide]), "what is to be copied stays whole"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_goes_without_the_columns_that_matter_least_and_says_which(width: int) -> None:
+    full = (
+        "049e40c1",
+        "current",
+        "90 %",
+        "1",
+        "0/2",
+        "1",
+        "600 s",
+        "XS",
+        "1203",
+        "0.1 %",
+        "12.3 ms",
+        "root",
+        "now",
+        "a note",
+    )
+    bare = (*full[:8], "", "", "", "root", "1 min ago", "")
+    shown = table(revisions.HEAD, [full, bare], width, SPARE)
+    assert max(len(line) for line in shown.splitlines()) <= width
+    assert all(
+        name in shown.splitlines()[0] for name in ("Revision", "State", "Callers", "Runners", "Message")
+    )
+    without = " ".join(shown[shown.index("Without") :].split())
+    assert "Multiplex" in without
+    assert "--json has all" in without
+    assert table(revisions.HEAD, [full, bare], 150, SPARE) == table(revisions.HEAD, [full, bare])
+
+
+def test_a_wide_column_that_goes_makes_room_for_those_before_it() -> None:
+    head = ("App", "Auth", "Deployed", "URL")
+    row = (
+        "echo",
+        "private",
+        "8 min ago",
+        "http://127.0.0.1:8780/run/root/a-name-that-is-quite-a-bit-too-long-for-a-line-of-80",
+    )
+    first = table(head, [row], 80, ("Auth", "Deployed", "URL")).splitlines()
+    assert first[0].split() == ["App", "Auth", "Deployed"]
+    assert first[2] == "Without URL: a wider terminal or --json has all."
