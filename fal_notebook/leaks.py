@@ -37,6 +37,13 @@ _KEYS: dict[str, re.Pattern[bytes]] = {
     "a Stripe key": re.compile(rb"[rs]k_live_[A-Za-z0-9]{20,}"),
     "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
 }
+_PARTS: dict[str, re.Pattern[bytes]] = {
+    "a fal key": re.compile(rb":[0-9a-f]{32}"),
+    "an AWS access key": re.compile(rb"A(?:KIA|SIA)[0-9A-Z]{16}"),
+    "a Stripe key": re.compile(rb"k_live_[A-Za-z0-9]{20}"),
+}
+"""A part of each key that may begin with one letter or another: without it there is no key, and a search for one letter
+is twenty times as fast, which large payloads feel."""
 
 _READS = re.compile(r"""\b(?:environ(?:\.get\(|\[)|getenv\()\s*["'](\w+)["']""")
 _THERE = re.compile(
@@ -83,7 +90,8 @@ def find_leak(
                 what = f"the value of {'the secret' if name in _set_here else 'the variable'} `{name}`"
                 return Leak(what, name)
     for what, pattern in _KEYS.items():
-        if pattern.search(payload):
+        part = _PARTS.get(what, pattern)
+        if part.search(payload) and pattern.search(payload):
             return Leak(what)
     return None
 

@@ -30,24 +30,24 @@ def _bound(column: Any, name: str | None = None) -> Any:
 
 
 class BookStatements:
-    """All of them for one dialect; `compile` is `Statements`'s."""
+    """All of them for one dialect; `statement` is `Statements`'s."""
 
-    def __init__(self, compile: Callable[[Executable], Any]) -> None:
+    def __init__(self, statement: Callable[[Executable], Any]) -> None:
         c = USAGE.c
-        self.add = compile(
+        self.add = statement(
             update(USAGE)
             .where(c.id == _bound(c.id))
             .values(calls=c.calls + _bound(c.calls), micros=c.micros + _bound(c.micros))
         )
         # By (account given, app given, one row for each minute).
         self.sums = {
-            choice: compile(_sums(by_account=choice[0], by_app=choice[1], by_minute=choice[2]))
+            choice: statement(_sums(by_account=choice[0], by_app=choice[1], by_minute=choice[2]))
             for choice in product((False, True), repeat=3)
         }
         old = select(c.id).where(c.minute < _bound(c.minute)).order_by(c.minute).limit(_LIMIT)
-        self.trim = compile(delete(USAGE).where(c.id.in_(old.scalar_subquery())))
+        self.trim = statement(delete(USAGE).where(c.id.in_(old.scalar_subquery())))
         # The newest, by (account given).
-        self.acts = {by_account: compile(_acts(by_account=by_account)) for by_account in (False, True)}
+        self.acts = {by_account: statement(_acts(by_account=by_account)) for by_account in (False, True)}
 
     def all(self) -> Iterator[tuple[str, Any]]:
         """Yield every statement with a name."""

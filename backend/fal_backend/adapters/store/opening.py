@@ -15,7 +15,7 @@ from fal_backend.adapters.bus import EventBus
 from fal_backend.adapters.store.check import StopMark, damaged
 from fal_backend.adapters.store.location import refuse_network_folder
 from fal_backend.adapters.store.schema import SCHEMA_NUMBER, definitions
-from fal_backend.adapters.store.statements import Statements, sqlite_dialect
+from fal_backend.adapters.store.statements import Statements, sqlite_dialect, sqlite_statements
 from fal_backend.adapters.store.store import SqliteStore, connect
 from fal_backend.adapters.store.transaction import SqliteTx
 from fal_backend.adapters.store.writer import locked_error
@@ -44,7 +44,7 @@ def open_store(places: Places, loop: asyncio.AbstractEventLoop) -> tuple[SqliteS
     refuse_network_folder(places.store)
     path = places.store / DATABASE
     mark = StopMark(path)
-    statements = Statements(sqlite_dialect())
+    statements = sqlite_statements()
     try:
         connection = connect(path)
         try:

@@ -60,18 +60,18 @@ _IS_PRESENT = (
 
 
 class RequestStatements:
-    """All of them for one dialect; `compile` is `Statements`'s."""
+    """All of them for one dialect; `statement` is `Statements`'s."""
 
-    def __init__(self, compile: Callable[[Executable], Any]) -> None:
+    def __init__(self, statement: Callable[[Executable], Any]) -> None:
         c = REQUEST.c
-        self.accept = compile(
+        self.accept = statement(
             insert(REQUEST).values(
                 {name: _bound(c[name]) for name in FRESH}
                 | {name: literal_column("0") for name in _NOUGHT}
                 | {"state": literal_column(f"'{RequestState.QUEUED.value}'")}
             )
         )
-        self.claim = compile(
+        self.claim = statement(
             update(REQUEST)
             .where(c.id == _bound(c.id), c.state == literal(RequestState.QUEUED.value))
             .values(
@@ -85,7 +85,7 @@ class RequestStatements:
             )
             .returning(*c)
         )
-        self.finish = compile(
+        self.finish = statement(
             update(REQUEST)
             .where(*_IS_PRESENT)
             .values(
@@ -101,16 +101,16 @@ class RequestStatements:
                 version=c.version + 1,
             )
         )
-        self.beat = compile(
+        self.beat = statement(
             update(REQUEST)
             .where(*_IS_PRESENT)
             .values(lease_until=_bound(c.lease_until), version=c.version + 1)
         )
-        self.by_idempotency = compile(
+        self.by_idempotency = statement(
             select(REQUEST).where(c.idempotency == _bound(c.idempotency)).order_by(c.id.desc()).limit(1)
         )
         # Read at each start, for every app at once: the columns of `ports.LiveRequest`.
-        self.live = compile(
+        self.live = statement(
             select(
                 c.id,
                 c.app,
@@ -125,8 +125,8 @@ class RequestStatements:
             .where(c.ended_at.is_(None))
             .order_by(c.app, c.lane, c.id)
         )
-        self.last_id = compile(select(func.max(c.id)))
-        self.old = compile(
+        self.last_id = statement(select(func.max(c.id)))
+        self.old = statement(
             select(c.id, c.input_ref, c.answer_ref)
             .where(
                 c.ended_at < _bound(c.ended_at),
@@ -136,17 +136,21 @@ class RequestStatements:
             .order_by(c.ended_at)
             .limit(bindparam("limit_", type_=Integer()))
         )
-        self.names_input = compile(
+        self.names_input = statement(
             select(c.id).where(c.input_ref == _bound(c.input_ref), names_file(c.input_ref))
         )
-        self.names_answer = compile(
+        self.names_answer = statement(
             select(c.id).where(c.answer_ref == _bound(c.answer_ref), names_file(c.answer_ref))
         )
-        self.forget = compile(delete(REQUEST).where(c.id == _bound(c.id)))
-        self.forget_attempts = compile(delete(ATTEMPT).where(ATTEMPT.c.request == _bound(ATTEMPT.c.request)))
-        self.get_body = compile(select(BODY.c.data).where(BODY.c.ref == _bound(BODY.c.ref)))
-        self.put_body = compile(insert(BODY).values({column.name: _bound(column) for column in BODY.columns}))
-        self.drop_body = compile(delete(BODY).where(BODY.c.ref == _bound(BODY.c.ref)))
+        self.forget = statement(delete(REQUEST).where(c.id == _bound(c.id)))
+        self.forget_attempts = statement(
+            delete(ATTEMPT).where(ATTEMPT.c.request == _bound(ATTEMPT.c.request))
+        )
+        self.get_body = statement(select(BODY.c.data).where(BODY.c.ref == _bound(BODY.c.ref)))
+        self.put_body = statement(
+            insert(BODY).values({column.name: _bound(column) for column in BODY.columns})
+        )
+        self.drop_body = statement(delete(BODY).where(BODY.c.ref == _bound(BODY.c.ref)))
 
     def all(self) -> Iterator[tuple[str, Any]]:
         """Yield every statement with a name."""

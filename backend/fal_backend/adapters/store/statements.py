@@ -1,20 +1,21 @@
-"""Every SQL statement, as named SQLAlchemy Core expressions, compiled once at start.
+"""Every SQL statement, as named SQLAlchemy Core expressions, compiled once, at its first use.
 
 Rules: each value is bound by name, `<column>_`; constants get generated names and travel with the
 statement. Nothing that cannot be compiled once (`IN` with a list), no Python-side defaults, no bare
-`insert(table)`.
+`insert(table)`. A start uses a few of the two hundred and waits for these only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
 from sqlalchemy import Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Compiled, Dialect
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import Integer
@@ -25,17 +26,30 @@ from fal_backend.adapters.store.schema import EVENT, LOOKUPS, META, TABLES
 from fal_backend.adapters.store.webhook_statements import WebhookStatements
 from fal_backend.domain.records import Record
 
-__all__ = ["RecordStatements", "Statement", "Statements", "sqlite_dialect"]
+__all__ = ["RecordStatements", "Statement", "Statements", "sqlite_dialect", "sqlite_statements"]
 
 Shape = tuple[tuple[str, bool], ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Statement:
     """SQL text and the constants that it was written with."""
 
-    sql: str
-    constants: dict[str, Any]
+    def __init__(self, expression: Executable, dialect: Dialect, ending: str = "") -> None:
+        self._expression, self._dialect, self._ending = expression, dialect, ending
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return self._expression.compile(dialect=self._dialect)  # type: ignore[attr-defined, no-any-return]
+
+    @cached_property
+    def sql(self) -> str:
+        """What the database is told."""
+        return f"{self._compiled}{self._ending}"
+
+    @cached_property
+    def constants(self) -> dict[str, Any]:
+        """Values that were written into the expression, by their generated names."""
+        return {name: value for name, value in self._compiled.params.items() if not name.endswith("_")}
 
     def bind(self, args: dict[str, Any]) -> dict[str, Any]:
         """Return all parameters of one execution."""
@@ -76,10 +90,9 @@ def _all_bound(table: Table) -> dict[str, Any]:
     return {column.name: _bound(column) for column in table.columns}
 
 
-def _unless_there(made: Statement) -> Statement:
-    # Core has this only as a construct of each dialect, and importing PostgreSQL's costs 0.2 s at each
-    # start; the words are the same in both.
-    return Statement(f"{made.sql} ON CONFLICT DO NOTHING", made.constants)
+# Core has this only as a construct of each dialect, and importing PostgreSQL's costs 0.2 s at each start; the words
+# are the same in both.
+_UNLESS_THERE = " ON CONFLICT DO NOTHING"
 
 
 def _oldest_first(table: Table) -> list[ColumnElement[Any]]:
@@ -124,36 +137,36 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         # The newest event's number, and the leader number, live in `meta`.
-        self.read_meta = self._compile(select(META.c.n, META.c.text).where(META.c.key == _bound(META.c.key)))
-        self.insert_meta = self._compile(insert(META).values(_all_bound(META)))
+        self.read_meta = self._statement(
+            select(META.c.n, META.c.text).where(META.c.key == _bound(META.c.key))
+        )
+        self.insert_meta = self._statement(insert(META).values(_all_bound(META)))
         # Numbers for k events at once; on PostgreSQL the row lock puts commits in order.
-        self.raise_meta = self._compile(
+        self.raise_meta = self._statement(
             update(META)
             .where(META.c.key == _bound(META.c.key))
             .values(n=META.c.n + bindparam("k_", type_=META.c.n.type))
             .returning(META.c.n)
         )
-        self.insert_event = self._compile(insert(EVENT).values(_all_bound(EVENT)))
-        self.first_event = self._compile(select(func.min(EVENT.c.n)))
+        self.insert_event = self._statement(insert(EVENT).values(_all_bound(EVENT)))
+        self.first_event = self._statement(select(func.min(EVENT.c.n)))
         # A page of the backlog, by (app given, subject given).
         self.events = {
-            (by_app, by_subject): self._compile(self._events(by_app, by_subject))
+            (by_app, by_subject): self._statement(self._events(by_app, by_subject))
             for by_app in (False, True)
             for by_subject in (False, True)
         }
-        self.last_to_trim = self._compile(self._last_to_trim())
-        self.trim_events = self._compile(delete(EVENT).where(EVENT.c.n <= _bound(EVENT.c.n)))
-        self.requests = RequestStatements(self._compile)
-        self.webhooks = WebhookStatements(self._compile)
-        self.books = BookStatements(self._compile)
+        self.last_to_trim = self._statement(self._last_to_trim())
+        self.trim_events = self._statement(delete(EVENT).where(EVENT.c.n <= _bound(EVENT.c.n)))
+        self.requests = RequestStatements(self._statement)
+        self.webhooks = WebhookStatements(self._statement)
+        self.books = BookStatements(self._statement)
         self.records: dict[type[Any], RecordStatements] = {
             kind: self._record(kind, table) for kind, table in TABLES.items()
         }
 
-    def _compile(self, expression: Executable) -> Statement:
-        compiled = expression.compile(dialect=self._dialect)  # type: ignore[attr-defined]
-        constants = {name: value for name, value in compiled.params.items() if not name.endswith("_")}
-        return Statement(str(compiled), constants)
+    def _statement(self, expression: Executable, ending: str = "") -> Statement:
+        return Statement(expression, self._dialect, ending)
 
     @staticmethod
     def _events(by_app: bool, by_subject: bool) -> Executable:
@@ -180,13 +193,13 @@ class Statements:
         by_id = table.c.id == _bound(table.c.id)
         return RecordStatements(
             names=tuple((field.name, f"{field.name}_") for field in fields(kind)),
-            get=self._compile(select(table).where(by_id)),
-            insert=self._compile(insert(table).values(_all_bound(table))),
-            put=_unless_there(self._compile(insert(table).values(_all_bound(table)))),
-            delete=self._compile(delete(table).where(by_id)),
-            update=self._compile(_update(table)) if "version" in table.c else None,
-            find={shape: self._compile(_find(table, shape)) for shape in _shapes(table, LOOKUPS[kind])},
-            starts=self._compile(_starting(table)),
+            get=self._statement(select(table).where(by_id)),
+            insert=self._statement(insert(table).values(_all_bound(table))),
+            put=self._statement(insert(table).values(_all_bound(table)), _UNLESS_THERE),
+            delete=self._statement(delete(table).where(by_id)),
+            update=self._statement(_update(table)) if "version" in table.c else None,
+            find={shape: self._statement(_find(table, shape)) for shape in _shapes(table, LOOKUPS[kind])},
+            starts=self._statement(_starting(table)),
         )
 
     def all(self) -> Iterator[tuple[str, Statement]]:
@@ -207,8 +220,14 @@ class Statements:
         yield from self.webhooks.all()
         yield from self.books.all()
         for kind, made in self.records.items():
-            for name in ("get", "insert", "put", "delete", "update"):
+            for name in ("get", "insert", "put", "delete", "update", "starts"):
                 if getattr(made, name) is not None:
                     yield f"{kind.__name__}.{name}", getattr(made, name)
             for shape, statement in made.find.items():
                 yield f"{kind.__name__}.find{shape}", statement
+
+
+@cache
+def sqlite_statements() -> Statements:
+    """Return those for SQLite; they know nothing of any one database."""
+    return Statements(sqlite_dialect())

@@ -29,20 +29,20 @@ _LIMIT = bindparam("limit_", type_=Integer())
 
 
 class WebhookStatements:
-    """All of them for one dialect; `compile` is `Statements`'s."""
+    """All of them for one dialect; `statement` is `Statements`'s."""
 
-    def __init__(self, compile: Callable[[Executable], Any]) -> None:
+    def __init__(self, statement: Callable[[Executable], Any]) -> None:
         c = WEBHOOK.c
         # Read at each start: the columns of `ports.LiveWebhook`.
-        self.live = compile(select(c.id, c.due_at, c.url).where(c.due_at.is_not(None)).order_by(c.due_at))
+        self.live = statement(select(c.id, c.due_at, c.url).where(c.due_at.is_not(None)).order_by(c.due_at))
         # The newest of an account, by (app given, state given).
         self.pages = {
-            (by_app, by_state): compile(_page(by_app=by_app, by_state=by_state))
+            (by_app, by_state): statement(_page(by_app=by_app, by_state=by_state))
             for by_app in (False, True)
             for by_state in (False, True)
         }
         old = select(c.id).where(c.ended_at < _bound(c.ended_at)).order_by(c.ended_at).limit(_LIMIT)
-        self.trim = compile(delete(WEBHOOK).where(c.id.in_(old.scalar_subquery())))
+        self.trim = statement(delete(WEBHOOK).where(c.id.in_(old.scalar_subquery())))
 
     def all(self) -> Iterator[tuple[str, Any]]:
         """Yield every statement with a name."""
