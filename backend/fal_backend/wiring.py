@@ -54,7 +54,6 @@ from fal_backend.api.edge import Edge, serve
 from fal_backend.api.environments import environment_routes
 from fal_backend.api.events import Streams, encode_line
 from fal_backend.api.gateway import Gateway
-from fal_backend.api.loads import load_routes
 from fal_backend.api.machines import machine_routes
 from fal_backend.api.messages import MessageDoor
 from fal_backend.api.metrics import Sources
@@ -70,6 +69,7 @@ from fal_backend.api.storage import Storage, runner_environment
 from fal_backend.api.tokens import Tokens
 from fal_backend.api.traces import TracedCourier
 from fal_backend.api.usage import usage_routes
+from fal_backend.api.watch import watch_routes
 from fal_backend.api.webhooks import published_keys, webhook_routes
 from fal_backend.domain.call_record import CallRecord
 from fal_backend.domain.placement import NodeView
@@ -375,7 +375,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
             control,
             webhook_routes(webhooks),
             revision_routes(control, catalog, revisions, apps, queue),
-            load_routes(control, streams, ledger, dispatch),
+            watch_routes(control, streams, ledger, dispatch),
             plan_routes(
                 control, catalog, Plans(deploy=deploy, store=store, ledger=ledger, prices=prices.per_second)
             ),

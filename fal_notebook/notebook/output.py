@@ -51,7 +51,7 @@ class Card:
 
     def planned(self, planned: Planned, *, goes_on: bool) -> None:
         """Show a plan in this card; when the deployment goes on, that has a card of its own below."""
-        bundle = render.plan_bundle(planned, command=_in_a_script(self._words))
+        bundle = render.plan_bundle(planned, command=_in_a_script(self._words), goes_on=goes_on)
         if not self._is_kernel:
             sys.stdout.write(f"{bundle['text/plain']}\n")
         elif self._handle is None:

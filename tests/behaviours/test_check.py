@@ -171,12 +171,15 @@ def test_s083_a_notebook_shows_buttons_and_does_not_wait(shared: Stack, notebook
     wait_for("the deployment", lambda: shared.call("buttons", {}).status_code == 200)
     again = shared.api("POST", f"/plans/{plan['plan_id']}/confirm")
     assert again.status_code == 404
+    became = shared.api("GET", f"/plans/{plan['plan_id']}/deployment").json()
+    assert became["deployment_id"] == begun.json()["deployment_id"]
 
     # What Cancel sends.
     notebook.run(source("Buttons", v=2))
     plan = notebook.run("%fal deploy Buttons --check", reader=True).mime(MIME_TYPE)["plan"]
     assert shared.api("DELETE", f"/plans/{plan['plan_id']}").status_code == 200
     assert shared.api("POST", f"/plans/{plan['plan_id']}/confirm").status_code == 404
+    assert shared.api("GET", f"/plans/{plan['plan_id']}/deployment").status_code == 404
     assert shared.call("buttons", {}).json() == {"v": 1}
 
 
@@ -238,10 +241,17 @@ def test_a_plan_that_production_has_overtaken_is_refused(shared: Stack, notebook
     refused = shared.api("POST", f"/plans/{plan['plan_id']}/confirm")
     assert refused.status_code == 409
     assert refused.json()["error"]["code"] == "deploy.plan_stale"
+    assert refused.json()["error"]["details"]["revision"] == between
     assert revision(shared, "overtaken") == between
     fresh = shared.api("POST", f"/plans/{plan['plan_id']}/again").json()
     assert fresh["production"]["revision"] == between
-    assert shared.api("POST", f"/plans/{fresh['plan_id']}/confirm").status_code == 201
+    assert shared.api("GET", f"/plans/{plan['plan_id']}").json() == fresh, (
+        "known by the first of its ids, too"
+    )
+    begun = shared.api("POST", f"/plans/{fresh['plan_id']}/confirm")
+    assert begun.status_code == 201
+    became = shared.api("GET", f"/plans/{plan['plan_id']}/deployment").json()
+    assert became["deployment_id"] == begun.json()["deployment_id"]
     wait_for("the plan's revision", lambda: shared.call("overtaken", {}).json() == {"v": 2})
 
 

@@ -28,7 +28,11 @@ function transport(key, script) {
       if (init?.method) {
         window.acts = [...(window.acts ?? []), {path, method: init.method, body: init.body}];
       }
+      if (script.refuses && init?.method === "POST") throw new ui.ApiError(409, script.refuses);
       const found = Object.entries(script.json ?? {}).find(([start]) => path.startsWith(start));
+      if (!found && path.startsWith("api/v1/plans/")) {
+        throw new ui.ApiError(404, {code: "deploy.plan_not_found", message: "It waits no more.", fix: null, where: null, traceback: null, details: {}});
+      }
       if (!found) throw Object.assign(new Error("offline"), {});
       return found[1];
     },
@@ -40,9 +44,13 @@ function transport(key, script) {
     async *events(path) {
       if (script.offline) throw new Error("offline");
       yield "open";
-      if (path.endsWith("/loads")) yield {data: JSON.stringify(script.loads ?? {}), id: null, event: null};
-      for (const text of (path.includes("/log") && script.log) || []) {
-        yield {data: JSON.stringify({offset: 1, at: "2026-01-02T03:04:05Z", stream: path.includes("images") ? "build" : "stdout", text}), id: null, event: null};
+      const line = (text, isBuild) => ({data: JSON.stringify({offset: 1, at: "2026-01-02T03:04:05Z", stream: isBuild ? "build" : "stdout", text}), id: null, event: null});
+      for (const text of (path.includes("/log") && script.log) || []) yield line(text, path.includes("images"));
+      const topics = path.startsWith("api/v1/watch") ? new URLSearchParams(path.split("?")[1]).getAll("on") : [];
+      for (const [number, topic] of topics.entries()) {
+        yield {event: "of", data: String(number), id: null};
+        if (topic.startsWith("loads/")) yield {data: JSON.stringify(script.loads ?? {}), id: null, event: null};
+        else for (const text of script.log ?? []) yield line(text, topic.startsWith("image/"));
       }
       await never();
     },

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser import plan_stage
 from tests.browser.axe import violations
 from tests.browser.rollout_stage import DEPLOYMENT, OLD, finished, rolling, scene, scenes
 from tests.browser.stage import APP, CARDS, ME, PANEL_APPS, card, detail, keep, show
@@ -182,3 +183,56 @@ def test_a_rollback_is_asked_for_in_its_place_and_by_keys(open_page: Callable[[s
     page.wait_for_function("() => window.acts?.length === 1")
     assert page.evaluate("window.acts[0].body") == {"revision": OLD}
     expect(page.locator(".fal-card [role=status]").first).to_contain_text("Rolled back")
+
+
+@pytest.mark.parametrize(
+    ("theme", "width"), [("light", 1280), ("dark", 1280), ("dark", 620), ("light", 380), ("light", 320)]
+)
+def test_a_plan_has_its_words_in_every_state_and_never_scrolls_sideways(
+    open_page: Callable[[str, int], Page], theme: str, width: int
+) -> None:
+    page = open_page(theme, width)
+    for name, (word, press, script, props) in plan_stage.scenes().items():
+        before = page.locator(".place").count()
+        show(page, "mountStatusCard", script, props)
+        place = page.locator(".place").nth(before)
+        if press is not None:
+            place.get_by_role("button", name=press, exact=True).click()
+        expect(place.locator("[role=status]").first, name).to_contain_text(word)
+    keep(page, f"plan-states.{theme}.{width}")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for one in page.locator(".fal-card").all():
+        assert one.evaluate("card => card.scrollWidth <= card.clientWidth")
+    assert violations(page) == []
+
+
+def test_a_plan_of_a_notebook_says_what_became_of_it(open_page: Callable[[str, int], Page]) -> None:
+    page = open_page("light", 1280)
+    known = plan_stage.scenes()
+    show(page, "mountStatusCard", *known["begun"][2:])
+    plan = page.get_by_label("Deploy plan digits")
+    expect(plan).to_contain_text("Confirmed")
+    expect(plan.get_by_role("button")).to_have_count(0)
+    deployed = page.get_by_label("Rollout digits")
+    expect(deployed).to_contain_text("Deployed")
+    expect(deployed.locator('[data-step="Upload"]')).to_contain_text("earlier")
+    # Where the cell has confirmed it, the deployment has an output of its own.
+    show(page, "mountStatusCard", *known["goes-on"][2:])
+    expect(plan.last).to_contain_text("Production now")
+    expect(page.get_by_label("Rollout digits")).to_have_count(1)
+
+
+def test_a_plan_that_was_overtaken_says_by_whom(open_page: Callable[[str, int], Page]) -> None:
+    page = open_page("light", 1280)
+    known = plan_stage.scenes()
+    said = {
+        "stale": "Revision e07f55aa by lab-ci, made 1 min ago serves now. This plan was made against 4f1c9a2e",
+        "scaled": "Settings of the app changed since this plan was made.",
+    }
+    for name, sentence in said.items():
+        show(page, "mountStatusCard", *known[name][2:])
+        card_ = page.get_by_label("Deploy plan digits").last
+        card_.get_by_role("button", name="Confirm").click()
+        expect(card_).to_contain_text(sentence)
+        expect(card_.get_by_role("button", name="Confirm")).to_have_count(0)
+        expect(card_.get_by_role("button", name="Check again")).to_be_visible()

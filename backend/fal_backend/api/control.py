@@ -253,21 +253,34 @@ class Control:
         """Stream what a runner, or all runners of an app, wrote."""
         query = LogQuery(after=after, follow=follow, request=request, limit=limit)
         if runner is not None:
-            row = await self._catalog.runner(who.account, runner)
-            return self._streams.respond_pieces(self._logs.of_runner(row, query), who=who)
-        if app is None:
+            lines = await self.runner_lines(who.account, runner, query)
+        elif app is not None:
+            lines = await self.app_lines(who.account, app, query)
+        else:
             raise UsageError("Name an app or a runner.", code="usage.invalid_request")
-        key = (who.account, app)
-        rows = await self._catalog.runner_history(key)
-        return self._streams.respond_pieces(self._logs.of_app(key, rows, query), who=who)
+        return self._streams.respond_pieces(lines, who=who)
+
+    async def runner_lines(self, account: str, id: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """Return the encoded lines of a runner. Raises: NotFoundError."""
+        return self._logs.of_runner(await self._catalog.runner(account, id), query)
+
+    async def app_lines(self, account: str, alias: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """Return the encoded lines of an app's runners. Raises: NotFoundError."""
+        key = (account, alias)
+        return self._logs.of_app(key, await self._catalog.runner_history(key), query)
 
     async def build_log(self, hash: str, who: Who, after: int = 0, follow: bool = False) -> Response:
         """Stream the log of an image's build."""
-        is_theirs = _HASH.fullmatch(hash) and await self._catalog.uses_image(who.account, hash)
+        lines = await self.build_lines(who.account, hash, LogQuery(after=after, follow=follow))
+        return self._streams.respond_pieces(lines, who=who)
+
+    async def build_lines(self, account: str, hash: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """Return the encoded lines of an image's build. Raises: NotFoundError."""
+        is_theirs = _HASH.fullmatch(hash) and await self._catalog.uses_image(account, hash)
         if not is_theirs or not self._images.has_log(hash):
             raise NotFoundError(f"There is no build log of image {hash[:80]}.", code="image.not_found")
-        lines = self._images.lines(hash, after=after, follow=follow)
-        return self._streams.respond(lines, encode_line, ends=True, who=who)
+        lines = self._images.lines(hash, after=query.after, follow=query.follow)
+        return (encode_line(line) async for line in lines)
 
     # ---- sessions ------------------------------------------------------------------------------------------
     async def open_session(self, body: SessionRequest, request: Request, who: Who) -> SessionInfo:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from fastapi.responses import StreamingResponse
@@ -21,14 +22,21 @@ from fal_notebook.errors import FalError
 from fal_notebook.sse import PING, encode
 from fal_notebook.wire import Event, LogLine
 
-__all__ = ["PING_S", "RESET", "Streams", "encode_event", "encode_line"]
+__all__ = ["PING_S", "RESET", "Opening", "Streams", "encode_event", "encode_line"]
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+Opening = Callable[[], Awaitable[AsyncIterator[bytes]]]
+"""Opens a source of encoded pieces; what is not there is told by a FalError."""
+
+_Queue = asyncio.Queue[bytes | None]
+
 PING_S = 10.0
 RESET = "reset"
+_OF = "of"
+"""Says whose the next items are, in a stream of several sources."""
 
 _WAITING = 1000
 _PIECES_WAITING = 8
@@ -61,7 +69,7 @@ class Streams:
         self.open = 0
         self.is_good: Callable[[Principal], bool] = lambda who: True
         """Whether somebody who was let in would still be."""
-        self._queues: dict[asyncio.Queue[bytes | None], Principal] = {}
+        self._queues: dict[_Queue, Principal] = {}
         self._is_ending = False
 
     def end(self) -> None:
@@ -82,25 +90,41 @@ class Streams:
         self, source: AsyncIterator[T], encoder: Callable[[T], bytes], *, ends: bool, who: Principal
     ) -> StreamingResponse:
         """Return the answer that streams a source to somebody; ends: say so when the source has no more."""
-        content = self._content(source, encoder, _WAITING, ends=ends, who=who)
-        return StreamingResponse(content, media_type="text/event-stream", headers=_HEADERS)
+        return self._answer([partial(_pump, source, encoder)], _WAITING, ends=ends, who=who)
 
     def respond_pieces(self, source: AsyncIterator[bytes], *, who: Principal) -> StreamingResponse:
         """Return the answer that streams what is encoded already, many items at once."""
-        content = self._content(source, bytes, _PIECES_WAITING, ends=True, who=who)
+        return self._answer([partial(_pump, source, bytes)], _PIECES_WAITING, ends=True, who=who)
+
+    def respond_many(self, openings: Sequence[Opening], *, who: Principal) -> StreamingResponse:
+        """Return the answer that streams several sources: each piece behind the number of its source.
+
+        A source that ends, or is not there, says so; the stream goes on until its reader leaves.
+        """
+        pumps = [partial(_pump_one, number, opening) for number, opening in enumerate(openings)]
+        return self._answer(pumps, _PIECES_WAITING, ends=False, who=who)
+
+    def _answer(
+        self,
+        pumps: Sequence[Callable[[_Queue], Coroutine[Any, Any, None]]],
+        waiting: int,
+        *,
+        ends: bool,
+        who: Principal,
+    ) -> StreamingResponse:
+        content = self._content(pumps, waiting, ends=ends, who=who)
         return StreamingResponse(content, media_type="text/event-stream", headers=_HEADERS)
 
     async def _content(
         self,
-        source: AsyncIterator[T],
-        encoder: Callable[[T], bytes],
+        pumps: Sequence[Callable[[_Queue], Coroutine[Any, Any, None]]],
         waiting: int,
         *,
         ends: bool,
         who: Principal,
     ) -> AsyncIterator[bytes]:
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(waiting)
-        pump = asyncio.create_task(_pump(source, encoder, queue), name="stream")
+        queue: _Queue = asyncio.Queue(waiting)
+        pumping = [asyncio.create_task(pump(queue), name="stream") for pump in pumps]
         self.open += 1
         self._queues[queue] = who
         try:
@@ -118,35 +142,59 @@ class Streams:
         finally:
             self.open -= 1
             self._queues.pop(queue, None)
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            for task in pumping:
+                task.cancel()
+            await asyncio.gather(*pumping, return_exceptions=True)
 
 
-def _cut(queue: asyncio.Queue[bytes | None]) -> None:
+def _cut(queue: _Queue) -> None:
     """Make the end the next thing that is read: what waits is for somebody who may not read it."""
     while not queue.empty():
         queue.get_nowait()
     queue.put_nowait(None)
 
 
-async def _pump(
-    source: AsyncIterator[T], encoder: Callable[[T], bytes], queue: asyncio.Queue[bytes | None]
-) -> None:
+async def _pump(source: AsyncIterator[T], encoder: Callable[[T], bytes], queue: _Queue) -> None:
     try:
         async for item in source:
             await queue.put(encoder(item))
     except FalError as error:
-        await queue.put(encode(json.dumps({"error": error.to_dict()}), event="error"))
+        await queue.put(_refusal(error))
     except Exception:
         log.exception("stream.broken")
     finally:
-        closing = getattr(source, "aclose", None)
-        if closing is not None:
-            await closing()
+        await _close(source)
     await queue.put(None)
 
 
-async def _take(queue: asyncio.Queue[bytes | None]) -> tuple[bytes, bool]:
+async def _pump_one(number: int, opening: Opening, queue: _Queue) -> None:
+    """Pass one source of several on; its end is not that of the stream."""
+    head, last = encode(str(number), event=_OF), encode("{}", event="end")
+    try:
+        source = await opening()
+        try:
+            async for piece in source:
+                await queue.put(head + piece)
+        finally:
+            await _close(source)
+    except FalError as error:
+        last = _refusal(error)
+    except Exception:
+        log.exception("stream.broken")
+    await queue.put(head + last)
+
+
+def _refusal(error: FalError) -> bytes:
+    return encode(json.dumps({"error": error.to_dict()}), event="error")
+
+
+async def _close(source: AsyncIterator[Any]) -> None:
+    closing = getattr(source, "aclose", None)
+    if closing is not None:
+        await closing()
+
+
+async def _take(queue: _Queue) -> tuple[bytes, bool]:
     """Return all that waits as one piece, and whether it was the last."""
     try:
         async with asyncio.timeout(PING_S):

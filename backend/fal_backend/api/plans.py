@@ -26,6 +26,10 @@ def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[F
         """Show a plan that waits."""
         return plans.shown(id, who.account)
 
+    async def deployment(id: str, request: Request, who: Who) -> Deployment:
+        """Say what became of a plan that was confirmed."""
+        return await catalog.deployment(plans.deployment_of(id), who.account, control.base_url(request))
+
     async def again(id: str, who: Who, reset_scale: bool | None = None) -> DeployPlan:
         """Check a plan's request against what there is now."""
         return await plans.again(id, who.account, reset_scale=reset_scale)
@@ -44,6 +48,7 @@ def plan_routes(control: Control, catalog: Catalog, plans: Plans) -> Callable[[F
     def install(app: FastAPI) -> None:
         app.add_api_route(f"{PREFIX}/plans", make, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}", shown, methods=["GET"])
+        app.add_api_route(f"{PREFIX}/plans/{{id}}/deployment", deployment, methods=["GET"])
         app.add_api_route(f"{PREFIX}/plans/{{id}}/again", again, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}/confirm", confirm, methods=["POST"], status_code=201)
         app.add_api_route(f"{PREFIX}/plans/{{id}}", drop, methods=["DELETE"])

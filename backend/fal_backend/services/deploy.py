@@ -23,7 +23,6 @@ import structlog
 from fal_backend.domain import rollout
 from fal_backend.domain.access import checked_mode
 from fal_backend.domain.environments import unknown_environment
-from fal_backend.domain.plan import fingerprint
 from fal_backend.domain.records import (
     Account,
     Alias,
@@ -44,12 +43,13 @@ from fal_backend.domain.revision import (
 from fal_backend.ports import Blobs, Builder, BuildSpec, OpClass, Store
 from fal_backend.services.bundles import keep
 from fal_backend.services.fleet import Fleet
+from fal_backend.services.forecast import Agreed, Forecast, stale_plan
 from fal_backend.services.images import image_row
 from fal_backend.services.ledger import AppKey, Draft, Ledger
 from fal_backend.services.nodes import Nodes
 from fal_backend.services.reconcile import Reconcile
 from fal_backend.services.rollouts import Rollouts
-from fal_notebook.errors import AppError, BundleError, ConflictError, DeployError, NotFoundError, UsageError
+from fal_notebook.errors import AppError, BundleError, DeployError, NotFoundError, UsageError
 from fal_notebook.wire import (
     AuthMode,
     BundleManifest,
@@ -60,7 +60,14 @@ from fal_notebook.wire import (
 )
 from fal_notebook.wire_secrets import MAIN, full_alias
 
-__all__ = ["NOBODY", "Asker", "Author", "Deploy", "Forecast", "Outcome", "settled", "stale_plan"]
+__all__ = [
+    "NOBODY",
+    "Asker",
+    "Author",
+    "Deploy",
+    "Outcome",
+    "settled",
+]
 
 log = structlog.get_logger()
 
@@ -115,48 +122,6 @@ class _Plan:
         return (self.account, self.app)
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a request would lead to, judged now; nothing was written."""
-
-    request: DeployRequest
-    app: str
-    """Full alias."""
-    build: BuildSpec
-    alias: Alias | None
-    current: Revision | None
-    """What the alias points to."""
-    revision: Revision
-    """As it would be; its id is not kept."""
-    auth: AuthMode
-    scale: ScaleSpec
-    changed: bool
-
-    @property
-    def mark(self) -> str:
-        """Names all that the outcome depends on: equal marks, equal outcomes."""
-        request, alias = self.request, self.alias
-        return fingerprint(
-            app=self.app,
-            alias=None
-            if alias is None
-            else [alias.id, alias.revision, alias.version, alias.auth, alias.scale_json],
-            bundle=self.revision.bundle,
-            image=self.revision.image,
-            spec=self.revision.spec_json,
-            secrets=self.revision.secrets_json,
-            auth=self.auth.value,
-            scale=self.scale.model_dump(),
-            act=[
-                request.strategy.value,
-                request.detach,
-                request.reset_scale,
-                request.no_cache,
-                request.force,
-            ],
-        )
-
-
 class Deploy:
     """See the module."""
 
@@ -201,15 +166,14 @@ class Deploy:
         return self._nodes.lacking(found.request.spec, found.scale)
 
     async def deploy(
-        self, request: DeployRequest, account: str, author: Author = NOBODY, *, mark: str | None = None
+        self, request: DeployRequest, account: str, author: Author = NOBODY, *, agreed: Agreed | None = None
     ) -> Outcome:
         """Begin a deployment, or find that there is nothing to do.
 
-        mark: of the forecast that was agreed to; another outcome is refused.
         Raises: AppError, UsageError, DeployError, MachineError, BundleError, RequirementsError, NotFoundError,
         ConflictError `deploy.plan_stale`.
         """
-        if mark is None and not request.ephemeral and self._ledger.need(Account, account).deploy_check:
+        if agreed is None and not request.ephemeral and self._ledger.need(Account, account).deploy_check:
             raise DeployError(
                 "Deployments of this account are shown and confirmed first.",
                 fix="Deploy with --check.",
@@ -218,7 +182,7 @@ class Deploy:
         plan = self._plan(request, account, author)
         await self._check_leak(request.manifest, account)
         await self._store.write(lambda tx: keep(tx, plan.bundle, account, request.manifest), OpClass.ACCEPT)
-        outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan, mark))
+        outcome = await self._reconcile.submit(lambda draft: self._begin(draft, plan, agreed))
         row = self._ledger.get(Deployment, outcome.deployment.id) or outcome.deployment
         if outcome.changed:
             self.on_revision(plan.key)
@@ -323,16 +287,19 @@ class Deploy:
             )
 
     # ---- decisions -----------------------------------------------------------------------------------------
-    def _begin(self, draft: Draft, plan: _Plan, mark: str | None) -> Outcome:
+    def _begin(self, draft: Draft, plan: _Plan, agreed: Agreed | None) -> Outcome:
         request = plan.request
         if plan.session is not None and draft.get(Session, plan.session) is None:
             raise NotFoundError("The session has ended.", code="session.not_found")
         self._check_environment_in(draft, plan)
+        begun = draft.get(Deployment, agreed.deployment_id) if agreed is not None else None
+        if begun is not None:
+            return Outcome(begun, changed=True)  # agreed to twice
         alias = draft.alias(plan.key)
         current = draft.get(Revision, alias.revision) if alias is not None else None
         found = self._judge(plan, alias, current, draft.now, draft.open_of_app(plan.key))
-        if mark is not None and found.mark != mark:
-            raise stale_plan(plan.app)
+        if agreed is not None and found.mark != agreed.mark:
+            raise stale_plan(plan.app, current)
         if alias is not None and not found.changed:
             return Outcome(self._current(draft, plan.key, alias), changed=False)
         image = draft.get(Image, plan.build.hash)
@@ -341,7 +308,8 @@ class Deploy:
         draft.change(found.revision)
         # Without an app before it there is nothing that could go on meanwhile. Source: fal, "Rollout Strategies".
         detach = request.detach and alias is not None
-        deployment = _deployment(found, plan, draft.next_at(plan.key), detach=detach)
+        id = agreed.deployment_id if agreed is not None else f"d-{secrets.token_hex(8)}"
+        deployment = _deployment(id, found, plan, draft.next_at(plan.key), detach=detach)
         draft.change(deployment)
         return Outcome(deployment, changed=True)
 
@@ -422,15 +390,6 @@ def settled(alias: Alias, revision: str) -> Deployment:
     )
 
 
-def stale_plan(app: str) -> ConflictError:
-    """Return the refusal of a plan that was made against another production."""
-    return ConflictError(
-        f'The plan for "{app}" is out of date: something changed since it was made.',
-        fix="Check again.",
-        code="deploy.plan_stale",
-    )
-
-
 async def _nobody_knows(account: str, path: Path) -> str | None:
     return None
 
@@ -475,9 +434,9 @@ def _revision(plan: _Plan, auth: AuthMode, scale: ScaleSpec, now: int, secrets_j
     )
 
 
-def _deployment(found: Forecast, plan: _Plan, now: int, *, detach: bool) -> Deployment:
+def _deployment(id: str, found: Forecast, plan: _Plan, now: int, *, detach: bool) -> Deployment:
     return Deployment(
-        id=f"d-{secrets.token_hex(8)}",
+        id=id,
         account=plan.account,
         app=plan.app,
         revision=found.revision.id,

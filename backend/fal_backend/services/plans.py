@@ -1,7 +1,9 @@
 """Deployments that were checked and wait for a person's word: shown, confirmed once, or dropped.
 
 Rules: making a plan changes nothing; what is confirmed is what was shown, or it is refused; waiting plans live
-in memory, for an hour and a bounded number of them, since checking again costs a moment.
+in memory, for an hour and a bounded number of them, since checking again costs a moment. A plan that is checked again
+becomes another one; whoever knows the first of them, such as a notebook that kept it, finds the one that waits now,
+and the deployment that came of it, however long ago: that is named after it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from datetime import UTC, datetime
 from fal_backend.domain import plan as rules
 from fal_backend.domain.records import Account, Bundle, Image, ImageState, Revision
 from fal_backend.ports import Store
-from fal_backend.services.deploy import Author, Deploy, Forecast, Outcome
+from fal_backend.services.deploy import Author, Deploy, Outcome
+from fal_backend.services.forecast import Agreed, Forecast
 from fal_backend.services.ledger import AppKey, Ledger
 from fal_notebook.errors import NotFoundError, UsageError
 from fal_notebook.wire import AppSpec, AuthMode, BundleManifest, DeployRequest, ScaleSpec
@@ -33,6 +36,8 @@ _STARTS = 10
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    first: str
+    """The plan that it came of by checking again; its own id where it is the first."""
     account: str
     request: DeployRequest
     mark: str
@@ -65,18 +70,16 @@ class Plans:
         """
         if request.ephemeral:
             raise UsageError("A temporary app needs no check.", fix="Leave out `--check`.")
-        forecast = await self._deploy.forecast(request, account)
-        plan_id = f"p-{secrets.token_hex(8)}"
-        until = time.time() + LIFE_S
-        shown = await self._shown(plan_id, forecast, account, until)
-        self._waiting[plan_id] = _Waiting(account, request, forecast.mark, until, shown)
-        while len(self._waiting) > MOST:
-            self._waiting.popitem(last=False)
-        return shown
+        return await self._make(request, account, None)
 
     def shown(self, plan_id: str, account: str) -> DeployPlan:
-        """Return a plan that waits, as it was shown. Raises: NotFoundError."""
-        return self._find(plan_id, account).shown
+        """Return a plan that waits, as it was shown, or the one that it has become. Raises: NotFoundError."""
+        later = (id for id, one in self._waiting.items() if one.first == plan_id)
+        return self._find(next(later, plan_id), account).shown
+
+    def deployment_of(self, plan_id: str) -> str:
+        """Return the id of the deployment that a plan led to, if it was confirmed."""
+        return f"d-{plan_id.removeprefix('p-')}"
 
     async def again(self, plan_id: str, account: str, *, reset_scale: bool | None = None) -> DeployPlan:
         """Check the same request against what there is now; the plan of before is dropped.
@@ -87,7 +90,7 @@ class Plans:
         request = before.request
         if reset_scale is not None:
             request = request.model_copy(update={"reset_scale": reset_scale})
-        made = await self.make(request, account)
+        made = await self._make(request, account, before.first)
         self._waiting.pop(plan_id, None)
         return made
 
@@ -100,7 +103,8 @@ class Plans:
         # Taken before the wait: a second click is told that it has been done.
         del self._waiting[plan_id]
         try:
-            return await self._deploy.deploy(waiting.request, account, author, mark=waiting.mark)
+            agreed = Agreed(waiting.mark, self.deployment_of(waiting.first))
+            return await self._deploy.deploy(waiting.request, account, author, agreed=agreed)
         except Exception:
             # It can be checked again without shipping the class again.
             self._waiting[plan_id] = waiting
@@ -120,6 +124,16 @@ class Plans:
                 code="deploy.plan_not_found",
             )
         return found
+
+    async def _make(self, request: DeployRequest, account: str, first: str | None) -> DeployPlan:
+        forecast = await self._deploy.forecast(request, account)
+        plan_id = f"p-{secrets.token_hex(8)}"
+        until = time.time() + LIFE_S
+        shown = await self._shown(plan_id, forecast, account, until)
+        self._waiting[plan_id] = _Waiting(first or plan_id, account, request, forecast.mark, until, shown)
+        while len(self._waiting) > MOST:
+            self._waiting.popitem(last=False)
+        return shown
 
     async def _shown(self, plan_id: str, found: Forecast, account: str, until: float) -> DeployPlan:
         request = found.request

@@ -1,9 +1,9 @@
-// The lines of a log: read once or followed, bounded, with the place to go on from.
+// The lines of a log: read once, or followed with all else that the page watches; bounded.
 import type { Transport } from '../api/transport';
 import type { LogLine } from '../api/wire.gen';
+import { watchOf } from './watch';
 
 const KEPT_LINES = 2_000;
-const PAUSE_MS = 1_000;
 
 /** Lines so far; the oldest go when there are too many. */
 export interface LogView {
@@ -34,78 +34,108 @@ export function reduceLog(view: LogView, action: LogAction): LogView {
 /** What to read: the log of one runner, of all of an app, or of an image's build. */
 export type LogSource = { app: string } | { runner: string } | { image: string };
 
-function pathOf(source: LogSource, follow: boolean): string {
-  const flag = follow ? '1' : '0';
+function pathOf(source: LogSource): string {
   if ('image' in source) {
-    return `api/v1/images/${encodeURIComponent(source.image)}/log?follow=${flag}`;
+    return `api/v1/images/${encodeURIComponent(source.image)}/log`;
   }
-  const whose = 'app' in source ? `app=${encodeURIComponent(source.app)}` : `runner=${encodeURIComponent(source.runner)}`;
-  return `api/v1/logs?${whose}&follow=${flag}`;
+  return 'app' in source ? `api/v1/logs?app=${encodeURIComponent(source.app)}` : `api/v1/logs?runner=${encodeURIComponent(source.runner)}`;
 }
 
-/** Send the log's lines to `dispatch`, again and again from the start when the stream breaks. */
+function topicOf(source: LogSource): string {
+  return 'image' in source ? `image/${source.image}` : 'app' in source ? `app/${source.app}` : `runner/${source.runner}`;
+}
+
+/** Send the log's lines to `dispatch`, once or for as long as it grows; returns how to end that. */
 export function followLog(
   transport: Transport,
   source: LogSource,
   follow: boolean,
   dispatch: (action: LogAction) => void
 ): () => void {
+  const batch = new Batch(dispatch);
+  const leave = follow ? watch(transport, source, batch) : readOnce(transport, source, batch);
+  return () => {
+    leave();
+    batch.drop();
+  };
+}
+
+function watch(transport: Transport, source: LogSource, batch: Batch): () => void {
+  return watchOf(transport).add(topicOf(source), {
+    open: () => batch.begin(),
+    item: event => batch.add(JSON.parse(event.data) as LogLine),
+    ended: () => batch.end()
+  });
+}
+
+function readOnce(transport: Transport, source: LogSource, batch: Batch): () => void {
   const stop = new AbortController();
-  void read(transport, pathOf(source, follow), follow, dispatch, stop.signal);
+  const read = async (): Promise<void> => {
+    for await (const item of transport.events(pathOf(source), stop.signal)) {
+      if (item === 'open') {
+        batch.begin();
+      } else if (item.event === null) {
+        batch.add(JSON.parse(item.data) as LogLine);
+      } else {
+        // `end`, or `error` for a log that is not there.
+        batch.end();
+        return;
+      }
+    }
+  };
+  // The card itself says that the backend is away; the log comes back with it.
+  read().catch(() => undefined);
   return () => stop.abort();
 }
 
-async function read(
-  transport: Transport,
-  path: string,
-  follow: boolean,
-  dispatch: (action: LogAction) => void,
-  signal: AbortSignal
-): Promise<void> {
-  do {
-    const batch = new Batch(dispatch);
-    try {
-      for await (const item of transport.events(path, signal)) {
-        if (item === 'open') {
-          dispatch({ type: 'clear' });
-        } else if (item.event === null) {
-          batch.add(JSON.parse(item.data) as LogLine);
-        } else {
-          // `end`, or `error` for a log that is not there.
-          batch.flush();
-          dispatch({ type: 'ended' });
-          return;
-        }
-      }
-      batch.flush();
-    } catch {
-      // The card itself says that the backend is away; the log comes back with it.
-      batch.flush();
-    }
-    await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
-  } while (follow && !signal.aborted);
-}
-
-/** Gathers lines so that a burst is drawn once. */
+/** Gathers lines so that a burst is drawn once, and a log that is told again does not vanish in between. */
 class Batch {
   private lines: LogLine[] = [];
   private timer: ReturnType<typeof setTimeout> | null = null;
+  private hasBegun = false;
+  private isAgain = false;
 
   constructor(private readonly dispatch: (action: LogAction) => void) {}
+
+  /** The log is told from its first line now. */
+  begin(): void {
+    if (this.hasBegun) {
+      this.isAgain = true;
+      this.lines = [];
+    } else {
+      this.hasBegun = true;
+      this.dispatch({ type: 'clear' });
+    }
+  }
 
   add(line: LogLine): void {
     this.lines.push(line);
     this.timer ??= setTimeout(() => this.flush(), 50);
   }
 
-  flush(): void {
+  end(): void {
+    this.flush();
+    this.dispatch({ type: 'ended' });
+  }
+
+  /** Nobody looks any more. */
+  drop(): void {
     if (this.timer) {
       clearTimeout(this.timer);
       this.timer = null;
     }
-    if (this.lines.length) {
-      this.dispatch({ type: 'lines', lines: this.lines });
-      this.lines = [];
+    this.lines = [];
+  }
+
+  private flush(): void {
+    const lines = this.lines;
+    this.drop();
+    if (lines.length) {
+      if (this.isAgain) {
+        this.isAgain = false;
+        this.dispatch({ type: 'clear' });
+      }
+      this.dispatch({ type: 'lines', lines });
     }
   }
 }

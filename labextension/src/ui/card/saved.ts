@@ -110,6 +110,8 @@ export interface SavedPlan {
   command: string;
   checked_s: number | null;
   upload: Uploaded | null;
+  /** It was confirmed with the cell; the deployment has a card of its own below. */
+  goesOn: boolean;
 }
 
 /** Return the plan in an output; null where the output is no plan, or an unreadable one. */
@@ -125,7 +127,8 @@ export function readPlan(data: unknown): SavedPlan | null {
     plan: plan as unknown as DeployPlan,
     command: text(raw['command']),
     checked_s: amount(raw['checked_s']),
-    upload: readUpload(raw['upload'])
+    upload: readUpload(raw['upload']),
+    goesOn: raw['goes_on'] === true
   };
 }
 
