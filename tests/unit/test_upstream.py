@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from fal_backend.api.pool import Pool
 from fal_backend.api.upstream import Answer, End, UpConn
 
 
@@ -14,6 +15,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.sent = b""
         self.is_closed = False
+        self.is_read = True
 
     def write(self, data: Any) -> None:
         self.sent += bytes(data)
@@ -25,6 +27,12 @@ class Wire(asyncio.Transport):
         self.is_closed = True
 
     abort = close
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
 
 
 class Taker:
@@ -183,3 +191,25 @@ def test_a_long_body_that_ends_badly_is_the_last_on_its_connection(data: bytes, 
         == LONG[: len(data) - data.index(b"\r\n\r\n") - 4]
     )
     assert not conn.is_reusable
+
+
+def test_a_connection_held_back_by_the_end_of_an_answer_is_read_for_the_next_one() -> None:
+    conn, wire = connection()
+
+    class Full(Taker):
+        """A caller that reads nothing: the last write is more than its buffer should hold."""
+
+        def ended(self, end: End) -> None:
+            super().ended(end)
+            conn.pause()
+
+    async def use() -> None:
+        pool = Pool("/nowhere", 1, "/nowhere")
+        conn.begin(Full(), b"request", is_head_call=False)
+        conn.data_received(OK)
+        assert not wire.is_read
+        pool.give(conn)
+        assert pool.take() is conn
+        assert wire.is_read
+
+    asyncio.run(use())

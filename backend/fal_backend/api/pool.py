@@ -74,6 +74,8 @@ class Pool:
         if conn.is_lost:
             return
         if conn.is_reusable and not self._is_closed and len(self._idle) < self._keep:
+            # The last write of an answer may have filled its caller's buffer, and held this end back once more.
+            conn.resume()
             self._idle.append(conn)
         else:
             conn.close()
