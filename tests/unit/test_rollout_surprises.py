@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 from fal_backend.domain.records import Deployment, Revision, Runner
-from fal_backend.ports import HostExited, HostState, StartOrder
+from fal_backend.ports import HostExited, HostState, Reader, StartOrder
 from fal_backend.services import reconcile as reconcile_room
+from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Author
 from fal_backend.services.views import error_of
 
 from fal_notebook.errors import NotFoundError
-from fal_notebook.wire import ScaleSpec
+from fal_notebook.wire import AppSpec, BundleManifest, DeployRequest, EndpointSpec, ScaleSpec
 from fal_notebook.wire_deploy import SetRevision
 from tests.unit.test_reconcile import House, _now, house
 
@@ -54,6 +55,18 @@ async def serving(tmp_path: Path, **scale: int) -> AsyncIterator[House]:
         home.hello()
         await home.state(await home.ship("app", **scale), "done")
         yield home
+
+
+def request_of(bundle: str) -> tuple[AppSpec, BundleManifest]:
+    spec = AppSpec(
+        class_name="A",
+        app_name="app",
+        python_version="3.11",
+        endpoints=[EndpointSpec(path="/", method="run")],
+    )
+    return spec, BundleManifest(
+        identity=bundle, payload_sha256="0" * 64, payload_bytes=1, python_version="3.11"
+    )
 
 
 async def in_setup(home: House, revision: str) -> Runner:
@@ -215,3 +228,68 @@ async def test_ten_thousand_runners_that_find_no_place_are_asked_for_a_few_at_a_
         for _ in range(3):
             await home.reconcile.submit(home.reconcile._time_passed)
         assert len(home.ledger.pending()) <= 32, "they wait for 16 GB to become free"
+
+
+async def test_what_failed_after_it_got_the_callers_is_tried_again_by_the_same_deployment(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as home:
+        home.hosts.fails = True
+        spec, manifest = request_of("two")
+        first = await home.deploy.deploy(DeployRequest(spec=spec, manifest=manifest, detach=True), "local")
+        await home.state(first.deployment.id, "failed")
+        home.hosts.fails = False
+        again = await home.deploy.deploy(DeployRequest(spec=spec, manifest=manifest), "local")
+        assert again.changed
+        assert (await home.state(again.deployment.id, "done")).error_json is None
+
+
+async def test_a_revision_goes_with_its_acts_and_runners_also_right_after_it_failed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as home:
+        home.hosts.fails = True
+        row = await home.state(await home.ship("app", bundle="two"), "aborted")
+        await home.until(lambda: not home.ledger.live_of(row.revision))
+        await home.revisions.delete("local", row.revision)
+
+        def left(reader: Reader) -> list[Deployment | Runner]:
+            id = row.revision
+            return [*reader.find(Deployment, revision=id), *reader.find(Runner, revision=id)]
+
+        assert await home.deploy._store.read(left) == []
+        assert home.ledger.get(Deployment, row.id) is None
+        home.hosts.fails = False
+        await home.state(await home.ship("app", bundle="three"), "done")
+
+
+async def test_an_app_tells_why_the_revision_with_a_part_of_the_callers_cannot_start(tmp_path: Path) -> None:
+    async with serving(tmp_path) as home:
+        (first,) = home.ledger.all(Revision)
+        await home.state(await home.ship("app", bundle="two"), "done")
+        split = await home.revisions.choose("local", "app", SetRevision(revision=first.id, percent=10), BY)
+        await home.state(split.deployment.id, "done")
+        home.hosts.fails = True
+        for row in home.ledger.live_of(first.id):
+            await home.apps.end_runner("local", row.id, kill=True, replace=True)
+        await home.until(lambda: home.capacity.crashes(first.id))
+        catalog = Catalog(
+            store=home.deploy._store, ledger=home.ledger, dispatch=home.dispatch, capacity=home.capacity,
+            fleet=home.fleet, nodes=home.nodes,
+        )  # fmt: skip
+        (listed,) = json.loads(catalog.apps("local", "http://x", ephemeral=False))
+        assert f"10 % of the callers, revision {first.id[:8]}: boom" in listed["state_reason"]
+
+
+async def test_a_runner_that_waited_for_a_place_has_the_secrets_of_when_it_got_one(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        home.hello()
+        stamps = ["old"]
+        home.fleet.stamps_of = lambda *_: stamps[0]
+        await home.until(lambda: home.capacity.is_open)
+        home.nodes.lose("local")
+        row = await home.state(await home.ship("app"), "verifying")
+        await home.until(home.ledger.pending)
+        stamps[0] = "new"
+        home.hello()
+        ready = (await home.state(row.id, "done")).runner
+        assert ready is not None
+        assert home.ledger.need(Runner, ready).secrets_json == "new"

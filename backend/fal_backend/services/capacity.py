@@ -219,12 +219,15 @@ class Capacity:
             created_at=max(draft.now, since),
             deadline=0,
             width=settings.max_multiplexing,
-            secrets_json=self._fleet.stamps_of(
-                revision.account, revision.app, self._fleet.spec_of(revision).secrets
-            ),
+            secrets_json=self.stamps(revision),
         )
         draft.change(row)
         return row.id
+
+    def stamps(self, revision: Revision) -> str | None:
+        """Return what tells the secrets that a revision's runners get now from later ones."""
+        allowed = self._fleet.spec_of(revision).secrets
+        return self._fleet.stamps_of(revision.account, revision.app, allowed)
 
     def forget(self, revision: str) -> None:
         """Drop what is kept for a revision that serves no more."""

@@ -28,7 +28,7 @@ from fal_backend.services.deploy import Asker, Author
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.fleet import Fleet
 from fal_backend.services.lanes import Load
-from fal_backend.services.ledger import AppKey, Ledger
+from fal_backend.services.ledger import AppKey, Ledger, revisions_of
 from fal_backend.services.nodes import Nodes
 from fal_backend.services.views import deployment_view, error_of, moment, runner_state, runner_view, urls
 from fal_notebook.errors import NotFoundError
@@ -279,12 +279,13 @@ class Catalog:
     def _is_at_rest(self, alias: Alias) -> bool:
         """True when nothing but its row says anything about an app: no runner, no crash."""
         has_runners = self._ledger.has_live((alias.account, alias.name))
-        return not has_runners and self._capacity.crashes(alias.revision) is None
+        return not has_runners and not any(self._capacity.crashes(one) for one in revisions_of(alias))
 
     def _summary_fields(self, alias: Alias, base_url: str) -> dict[str, object]:
         scale = scale_of(alias.scale_json)
         owner = alias.id.partition("/")[0]
         state, reason = self._state(alias)
+        reason = reason or self._why_split(alias)
         live = self._ledger.live_of_app((alias.account, alias.name))
         types = self._fleet.spec(alias.revision).machine_types if alias.revision else []
         return _given(scale) | {
@@ -325,6 +326,14 @@ class Catalog:
             waiting = [row.reason for row in self._ledger.live_of(alias.revision) if row.reason]
             return AppState.STARTING, waiting[0] if waiting else None
         return AppState.IDLE, None
+
+    def _why_split(self, alias: Alias) -> str | None:
+        """Return what keeps the revision from starting that has a part of the callers."""
+        revision = alias.split_revision
+        crashes = self._capacity.crashes(revision) if revision is not None else None
+        if revision is None or crashes is None:
+            return None
+        return f"{alias.split_percent} % of the callers, revision {revision[:8]}: {_said(crashes)}"
 
     def _need(self, alias: Alias) -> int:
         """Return how many runners the calls of this moment ask for."""

@@ -335,6 +335,7 @@ class Deploy:
         changed = (
             alias is None
             or current is None
+            or current.status == "failed"  # it has the callers all the same: this is another try
             or is_asked
             or is_moving
             or not is_same(alias, current, revision, auth, scale)

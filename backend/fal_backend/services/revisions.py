@@ -310,8 +310,11 @@ class Revisions:
             )
         draft.erase(Revision, row.id)
         for one in doomed:
-            if draft.get(type(one), one.id) is None:
+            known = draft.get(type(one), one.id)
+            if known is None:
                 draft.erase(type(one), one.id)
+            else:
+                draft.delete(known)
         data = {"revision": row.id}
         draft.emit(f"app/{row.app}", "revision.deleted", data, app=row.app, account=row.account)
         draft.then(self.on_removed)

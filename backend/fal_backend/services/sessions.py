@@ -154,6 +154,10 @@ class Sessions:
         log.info("session.gone", session_id=session_id)
         self._reconcile.post(lambda draft: self._end(draft, session_id))
 
+    def _let_go(self, session_id: str) -> None:
+        self._unwatch(session_id)
+        self._holds.pop(session_id, None)
+
     def _unwatch(self, session_id: str) -> None:
         pidfd = self._pidfds.pop(session_id, None)
         if pidfd is not None:
@@ -178,4 +182,4 @@ class Sessions:
             except NotFoundError:
                 # Its deployment has ended by itself in this very draft.
                 continue
-        draft.then(lambda: self._unwatch(session_id))
+        draft.then(lambda: self._let_go(session_id))

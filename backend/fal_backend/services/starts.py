@@ -6,6 +6,8 @@ could use, so that smaller ones do not overtake it for ever; only a revision wit
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from fal_backend.domain import runner as machine
@@ -84,8 +86,11 @@ class Starts:
         startup = (settings.startup_timeout or 600) * _SECOND
         epoch = self._nodes.epoch(found.node)
         taken.extend(self._nodes.give(draft, found, row.id))
+        # It gets the secrets of now, however long it has waited.
+        fresh = replace(row, secrets_json=self._capacity.stamps(revision))
+        draft.change(fresh)
         self._capacity.apply(
-            draft, row, machine.Placed(found.node, epoch, found.machine_type, draft.now + startup)
+            draft, fresh, machine.Placed(found.node, epoch, found.machine_type, draft.now + startup)
         )
         return None
 
