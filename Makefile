@@ -76,7 +76,7 @@ check: $(VENV)/.dev  ## lint, types, import rules, formatting: fast
 	$(PY) tests/house.py
 
 unit: $(VENV)/.dev
-	$(PYTEST) $(SPLIT) -m "not slow" tests/unit tests/contract
+	$(PYTEST) -p tests.in_memory $(SPLIT) -m "not slow" tests/unit tests/contract
 
 flows: $(VENV)/.dev
 	$(PYTEST) $(SPLIT) -m "not slow" tests/flow tests/behaviours

@@ -1,4 +1,7 @@
-"""What every builder does; run on uv, with its real binary and small wheels made here."""
+"""What every builder does; run on uv, with its real binary and small wheels made here.
+
+An image is mostly what runners need; where a test is about something else, its images have one small wheel in its place.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +25,8 @@ from pathlib import Path
 
 import pytest
 from fal_backend.adapters.builder_uv import UvBuilder
+from fal_backend.adapters.builder_uv import builder as builder_room
+from fal_backend.adapters.builder_uv.environment import IndexSettings, build_environment, read_pip_config
 from fal_backend.ports import BuildSpec
 
 from fal_notebook.errors import RequirementsError
@@ -53,19 +59,49 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_wheel(folder, "falfox", "1.0")
     make_wheel(folder, "falfox", "2.0")
     make_wheel(folder, "falneedy", "1.0", "Requires-Dist: falfox==1.0\n")
+    make_wheel(folder, "falneed", "1.0")
     make_wheel(folder, "falfuture", "1.0", "Requires-Python: >=3.99\n")
     return folder
 
 
 @pytest.fixture
-def places(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def places(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Places]:
+    """A home on the disk of uv's cache, from which it links."""
     monkeypatch.setenv("UV_FIND_LINKS", str(wheels))
-    return Places(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="fal-", dir="/tmp") as folder:
+        yield Places(Path(folder))
+
+
+@pytest.fixture(scope="module")
+def pip_says() -> IndexSettings:
+    """What pip is configured with here: it takes half a second to say so."""
+    return asyncio.run(read_pip_config(build_environment(os.environ)))
 
 
 @pytest.fixture
-def builder(places: Places) -> UvBuilder:
+def builder(places: Places, pip_says: IndexSettings, monkeypatch: pytest.MonkeyPatch) -> UvBuilder:
+    async def known(env: dict[str, str]) -> IndexSettings:
+        return pip_says
+
+    monkeypatch.setattr(builder_room, "read_pip_config", known)
     return UvBuilder(places, compile_bytecode=False)
+
+
+@pytest.fixture
+def need(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that runners need: one wheel, which no index has to be asked for."""
+    only = f"falneed @ {(wheels / 'falneed-1.0-py3-none-any.whl').as_uri()}"
+    monkeypatch.setattr(builder_room, "_SAME_AS_NOTEBOOK", {})
+    monkeypatch.setattr(builder_room, "_OF_THE_RUNNER", (only,))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the wheels that are made here; must be asked for before the builder."""
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+
+
+light = pytest.mark.usefixtures("offline", "need")
 
 
 async def build(builder: UvBuilder, *layers: list[str], force: bool = False) -> tuple[BuildSpec, list[str]]:
@@ -140,6 +176,7 @@ async def test_no_requirements_give_the_runtimes_needs_alone(builder: UvBuilder)
     )
 
 
+@light
 async def test_layers_are_installed_in_order_with_their_flags(builder: UvBuilder) -> None:
     spec, _ = await build(builder, ["falfox==1.0"], ["--no-deps", "falneedy"], ["falfox==2.0"])
     code = "import falfox, falneedy; print(falfox.VERSION, falneedy.VERSION)"
@@ -186,6 +223,7 @@ async def test_a_missing_python_names_what_is_here(builder: UvBuilder, places: P
     assert leftovers(places) == []
 
 
+@pytest.mark.usefixtures("need")
 async def test_cancelling_ends_the_builds_processes_and_leaves_nothing(
     builder: UvBuilder, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +239,7 @@ async def test_cancelling_ends_the_builds_processes_and_leaves_nothing(
     assert not builder.is_ready(spec.hash)
 
 
+@light
 async def test_a_forced_build_leaves_the_old_environment_to_its_users(builder: UvBuilder) -> None:
     spec, _ = await build(builder, ["falfox==1.0"])
     old = builder.root(spec.hash)
@@ -211,6 +250,7 @@ async def test_a_forced_build_leaves_the_old_environment_to_its_users(builder: U
     assert ask(builder, spec, "import falfox; print(falfox.VERSION)") == "1.0"
 
 
+@light
 async def test_an_unfinished_image_is_never_used_and_is_built_anew(builder: UvBuilder) -> None:
     spec, _ = await build(builder, ["falfox==1.0"])
     (builder.root(spec.hash) / "stale").touch()
@@ -220,6 +260,7 @@ async def test_an_unfinished_image_is_never_used_and_is_built_anew(builder: UvBu
     assert not (builder.root(spec.hash) / "stale").exists()
 
 
+@light
 async def test_two_who_want_the_same_image_share_one_build_and_its_lines(builder: UvBuilder) -> None:
     (spec, first), (_, second) = await asyncio.gather(
         build(builder, ["falfox==2.0"]), build(builder, ["falfox==2.0"])
@@ -231,6 +272,8 @@ KILLED = """
 import asyncio, sys
 from pathlib import Path
 from fal_backend.adapters.builder_uv import UvBuilder
+from fal_backend.adapters.builder_uv import builder as builder_room
+from fal_backend.adapters.builder_uv.environment import IndexSettings, build_environment, read_pip_config
 from fal_notebook.places import Places
 
 async def main():
@@ -257,6 +300,7 @@ async def test_a_build_whose_backend_was_killed_leaves_no_process_and_is_built_a
     assert ask(builder, spec, "import falfox; print(falfox.VERSION)") == "1.0"
 
 
+@light
 async def test_orphans_that_still_hold_the_lock_are_ended_before_the_next_build(
     builder: UvBuilder, places: Places
 ) -> None:
@@ -276,6 +320,7 @@ async def test_orphans_that_still_hold_the_lock_are_ended_before_the_next_build(
     orphan.stdout.close()
 
 
+@light
 async def test_the_image_that_was_used_last_is_known_over_restarts(
     builder: UvBuilder, places: Places
 ) -> None:

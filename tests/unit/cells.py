@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import linecache
@@ -12,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,22 +141,53 @@ def thawed(frozen: Frozen, script: str, folder: Path) -> Any:
 
     `ask(path, body)` calls the App over HTTP and returns (status, JSON).
     """
-    file = folder / "frozen.pickle"
+    file, said = folder / "frozen.pickle", folder / "said.txt"
     file.write_bytes(pickle.dumps((frozen.payload, frozen.buffers, frozen.manifest.model_dump_json())))
     program = _RUNNER.format(file=str(file)) + textwrap.dedent(script) + "\nprint('OUT' + json.dumps(out))\n"
+    runners = _runners()
+    assert runners.stdin is not None
+    assert runners.stdout is not None
+    runners.stdin.write(json.dumps([program, str(said)]) + "\n")
+    runners.stdin.flush()
+    status = runners.stdout.readline()
+    assert status == "0\n", said.read_text()
+    return json.loads(next(line for line in said.read_text().splitlines() if line.startswith("OUT"))[3:])
+
+
+@cache
+def _runners() -> subprocess.Popen[str]:
+    """Start a process that has made a runner's imports and forks one for each program: the imports take a second."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env=environment,
-        check=False,
+    command = [sys.executable, "-W", "error", "-c", _RUNNERS]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", env=environment
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("OUT"))[3:])
+    atexit.register(process.communicate)
+    return process
 
 
+_RUNNERS = """
+def serve():
+    import gc, json, os, sys, traceback
+    import asyncio, pathlib, pickle, httpx
+    from fal_notebook import app, bundle, schema, wire
+    gc.freeze()
+    for order in sys.stdin:
+        program, said = json.loads(order)
+        if os.fork() == 0:
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+            os.dup2(1, 2)
+            status = 0
+            try:
+                exec(compile(program, "<runner>", "exec"), globals())
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+            os._exit(status)
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+serve()
+"""
 _RUNNER = """
 import asyncio, json, pathlib, pickle, sys
 import httpx
