@@ -73,15 +73,14 @@ def _told(words: list[str]) -> int:
     except Exception as error:
         if "--debug" in own:
             raise
-        _print_error(_unforeseen(error, words), wants_json=wants_json)
+        _print_error(_unforeseen(error), wants_json=wants_json)
         return 1
 
 
-def _unforeseen(error: Exception, words: Sequence[str]) -> FalError:
+def _unforeseen(error: Exception) -> FalError:
     text = f"{type(error).__name__}: {error}".partition("\n")[0]
     what = "fal-nb could not go on" if isinstance(error, OSError) else "A fault in fal-nb itself"
-    command = " ".join(["fal-nb", *(word for word in words[:2] if not word.startswith("-"))])
-    return FalError(f"{what}: {text}.", fix=f"The same `{command} …` with --debug shows where.")
+    return FalError(f"{what}: {text}.", fix="The same command with --debug shows where.")
 
 
 def _run(words: list[str]) -> int:

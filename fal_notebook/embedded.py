@@ -73,8 +73,7 @@ def start_backend(places: Places, flags: Sequence[str]) -> subprocess.Popen[byte
     What it prints goes to the log file that an error quotes.
     """
     _private_run(places)
-    places.home.mkdir(parents=True, exist_ok=True)
-    places.logs.mkdir(parents=True, exist_ok=True)
+    _make_home(places)
     command = [sys.executable, "-m", "fal_backend", "supervise", "--home", str(places.home), *flags]
     env = {name: value for name, value in os.environ.items() if name != "FAL_KEY"}
     env["FAL_NB_HOME"] = str(places.home)
@@ -171,6 +170,17 @@ def _private_run(places: Places) -> None:
             f"The run folder {places.run} is not private: {error}.",
             fix="Remove it, then try again.",
             code="backend.run_folder",
+        ) from error
+
+
+def _make_home(places: Places) -> None:
+    try:
+        places.logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            f"The data folder {places.home} cannot be made: {error.strerror}.",
+            fix="Name another one with --home or FAL_NB_HOME.",
+            code="backend.home",
         ) from error
 
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -68,6 +69,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Hold the home until the backend ends by itself or somebody ends it."""
+        # A core dump of what is started here would hold keys and secrets in the clear.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         try:
             self._places.ensure_run()
             lock = HomeLock(self._places)

@@ -48,11 +48,17 @@ class Step:
     note: str = ""
 
 
+_DENIED = frozenset({"auth.forbidden", "auth.shared_disabled"})
+"""The backend knows who asks, and refuses."""
+
+
 def face(progress: Progress) -> Face:
     """Return state and remark of the card."""
     match progress.stage:
         case Stage.CHECKING:
             return Face(Kind.BUSY, "Checking", "before anything is sent")
+        case Stage.NEEDS_FIX if progress.problems and progress.problems[0].code in _DENIED:
+            return Face(Kind.WARN, "Not allowed", "nothing was deployed")
         case Stage.NEEDS_FIX if progress.problems and progress.problems[0].code.startswith(
             ("backend.", "auth.")
         ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -130,6 +132,18 @@ def tree() -> Iterator[Tree]:
 
 def body(answer: str) -> str:
     return answer.partition("\r\n\r\n")[2]
+
+
+def test_nothing_that_holds_keys_leaves_a_core_dump(tree: Tree) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        process = tree.supervise()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    for pid in (process.pid, int(tree.record["backend_pid"])):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE), limits
 
 
 def test_a_killed_backend_is_replaced_behind_the_same_sockets(tree: Tree) -> None:

@@ -121,6 +121,13 @@ def test_odd_values_are_wrong_usage_before_anything_is_asked(
     assert "Traceback" not in said.err
 
 
+def test_a_home_that_cannot_be_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["apps", "list", "--home", "/proc/nothing-here"]) == 1
+    said = capsys.readouterr().err
+    assert "/proc/nothing-here cannot be made" in said
+    assert "FAL_NB_HOME" in said
+
+
 class _Ending:
     """A client whose runner says some lines and ends at once."""
 

@@ -221,6 +221,14 @@ def test_a_backend_that_does_not_answer_is_not_the_cells_fault() -> None:
     assert "Not connected" in render.card_bundle(down)["text/plain"]
 
 
+@pytest.mark.parametrize("code", ["auth.forbidden", "auth.shared_disabled"])
+def test_a_refusal_of_the_backend_is_no_lost_connection(code: str) -> None:
+    refused = progress(
+        stage=Stage.NEEDS_FIX, deployment=None, problems=(ErrorBody(code=code, message="You may not."),)
+    )
+    assert "Not allowed" in render.card_bundle(refused)["text/plain"]
+
+
 def test_an_errors_text_and_document_have_all_parts() -> None:
     error = RunnerError(
         "It ended.", fix="Do this.", where=Where(cell=7, line=3, name="run"), traceback="line a\nline b"
