@@ -16,7 +16,9 @@ APP = "ada/digits"
 
 def rig() -> tuple[Tallies, RolloutCalls, Deployment]:
     tallies = Tallies()
-    ledger = cast("Any", SimpleNamespace(alias_id=lambda key: f"{key[0]}/{key[1]}"))
+    ledger = cast(
+        "Any", SimpleNamespace(alias_id=lambda key: f"{key[0]}/{key[1]}", alias=lambda key: object())
+    )
     calls = RolloutCalls(tallies, ledger)
     now = time.time_ns() // 1000 + 1
     row = Deployment("d-1", "ada", "digits", "v2", "verifying", "rolling", "private", "{}", now)
@@ -44,3 +46,11 @@ def test_nothing_is_made_up_where_the_count_does_not_reach_back() -> None:
     calls.watch(row)
     tallies.drop(APP)
     assert calls.settled(row) is row
+
+
+def test_of_an_app_that_never_came_to_be_nothing_is_counted() -> None:
+    tallies, calls, row = rig()
+    cast("Any", calls)._ledger.alias = lambda key: None
+    calls.watch(row)
+    assert calls.settled(replace(row, state="aborted")).calls == 0
+    assert list(tallies.apps()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fal_backend.domain.records import Deployment, Revision, Runner
+from fal_backend.domain.records import Bundle, Deployment, Revision, Runner
 from fal_backend.ports import HostExited, HostState, Reader, StartOrder
 from fal_backend.services import reconcile as reconcile_room
 from fal_backend.services.catalog import Catalog
@@ -293,3 +293,28 @@ async def test_a_runner_that_waited_for_a_place_has_the_secrets_of_when_it_got_o
         ready = (await home.state(row.id, "done")).runner
         assert ready is not None
         assert home.ledger.need(Runner, ready).secrets_json == "new"
+
+
+async def test_a_runner_whose_code_is_gone_is_refused_at_once_and_not_waited_for(tmp_path: Path) -> None:
+    async with serving(tmp_path) as home:
+        (first,) = home.ledger.all(Revision)
+        await home.state(await home.ship("app", bundle="two"), "done")
+        await home.until(lambda: home.ledger.get(Revision, first.id) is None)
+        await home.deploy._store.write(lambda tx: tx.delete(Bundle, first.bundle))
+        outcome = await home.revisions.choose("local", "app", SetRevision(revision=first.id), BY)
+        row = await home.state(outcome.deployment.id, "aborted")
+        error = error_of(row.error_json)
+        assert error is not None
+        assert "no longer on the disk" in error.message
+
+
+async def test_what_was_asked_for_and_withdrawn_is_not_kept_in_mind(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        home.hello()
+        await home.until(lambda: home.capacity.is_open)
+        home.nodes.lose("local")
+        row = await home.state(await home.ship("app"), "verifying")
+        await home.until(home.ledger.pending)
+        await home.deploy.cancel(row.id, "local")
+        await home.until(lambda: not home.ledger.live())
+        assert home.capacity._asked == set()

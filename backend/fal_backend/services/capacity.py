@@ -233,6 +233,7 @@ class Capacity:
         """Drop what is kept for a revision that serves no more."""
         self._crashes.pop(revision, None)
         self._hungry.discard(revision)
+        self._asked &= {row.id for row in self._ledger.pending()}
         alarm = self._alarms.pop(revision, None)
         if alarm is not None:
             alarm.cancel()

@@ -166,7 +166,7 @@ class Fleet:
             image = self._ledger.need(Revision, row.revision).image
             self.on_refused(row, _image_gone(row.app, image))
             return
-        except BackendError as error:
+        except (BackendError, NotFoundError) as error:
             self.on_refused(row, error)
             return
         held = self._nodes.held(row)
@@ -222,7 +222,11 @@ class Fleet:
             bundle_id = row.bundle
             bundle = await self._store.read(lambda reader: reader.get(Bundle, bundle_id))
             if bundle is None:
-                raise NotFoundError(f"bundle {row.bundle} is gone", code="bundle.not_found")
+                raise NotFoundError(
+                    f"The code of {row.app} is no longer on the disk.",
+                    fix="Deploy it again.",
+                    code="bundle.not_found",
+                )
             # Copied at the first call: not on the loop.
             runtime_root = await asyncio.to_thread(self._builder.runtime_root)
             self._orders[revision] = self._make_order(row, bundle, runtime_root)

@@ -34,8 +34,13 @@ class RolloutCalls:
     def settled(self, row: Deployment) -> Deployment:
         """Return a deployment that has ended with what was counted."""
         began = self._since.pop(row.id, None)
+        if began is None:
+            return row
         tally = self._tally(row)
-        if began is None or began[0] is not tally:
+        if row.switched_at is None and self._ledger.alias(app_key(row)) is None:
+            # What never came to be has no calls to be told of.
+            self._tallies.drop(self._ledger.alias_id(app_key(row)))
+        if began[0] is not tally:
             return row
         calls, failed = tally.outcome()
         return replace(row, calls=calls - began[1], failed_calls=failed - began[2])
