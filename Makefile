@@ -103,8 +103,9 @@ behaviours: $(VENV)/.dev  ## the table of behaviours: id, holds or not
 faults: $(VENV)/.dev  ## kill real processes
 	$(PYTEST) tests/faults
 
-test-slow: $(VENV)/.dev  ## tests that take over ten seconds each
+test-slow: $(VENV)/.dev  ## tests that take over ten seconds each, properties with many examples
 	$(PYTEST) -m slow tests
+	FAL_EXAMPLES=thorough $(PYTEST) $(SPLIT) -m "hypothesis and not slow" tests/unit
 
 # No network and nothing installed here: the Python at hand, and images from the wheels in WHEELS where it is given.
 test-gpu:  ## needs a GPU, no network; WHEELS=folder: what images are built from

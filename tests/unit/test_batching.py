@@ -41,7 +41,7 @@ def test_a_batch_keeps_its_limits_and_is_as_large_as_they_allow(
     assert is_full == (count == max_size or bool(rest) or (count > 0 and sum(taken) >= max_cost))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), sizes, limits_of_cost, st.booleans())
 def test_every_item_is_worked_on_once_in_order_and_answered_to_its_own_caller(
     items: list[int], max_size: int, max_cost: float, is_async: bool

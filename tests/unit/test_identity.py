@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fal_notebook.identity import fingerprint
@@ -32,19 +32,16 @@ def digest(value: Any) -> str:
 
 
 @given(PLAIN)
-@settings(max_examples=60, deadline=None)
 def test_plain_data_is_equal_after_a_pickle_round_trip(value: Any) -> None:
     assert digest(value) == digest(pickle.loads(pickle.dumps(value)))
 
 
 @given(PLAIN, PLAIN)
-@settings(max_examples=60, deadline=None)
 def test_different_plain_data_differs(one: Any, other: Any) -> None:
     assert (digest(one) == digest(other)) == (repr(one) == repr(other))
 
 
 @given(st.sets(st.text() | st.integers() | st.tuples(st.text(), st.integers())))
-@settings(max_examples=40, deadline=None)
 def test_sets_do_not_depend_on_their_order(value: set[Any]) -> None:
     assert digest(value) == digest(set(value))
     assert digest(value) != digest(frozenset(value))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fal_backend.domain import queue
 from fal_backend.domain.request import Condition
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.queue_laws import LAWS, check_step, history, request
@@ -19,7 +19,6 @@ def test_law(name: str) -> None:
 
 
 @given(st.integers(min_value=1000), st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
 def test_every_history_ends_a_request_at_most_once(seed: int, length: int) -> None:
     ends = 0
     for before, event, after, now in history(queue, seed, length):
@@ -29,7 +28,6 @@ def test_every_history_ends_a_request_at_most_once(seed: int, length: int) -> No
 
 
 @given(st.lists(st.sampled_from(["lost", "timeout", "error"]), min_size=1, max_size=30))
-@settings(max_examples=100, deadline=None)
 def test_a_request_that_is_always_tried_again_ends_after_ten_tries_at_most(whys: list[str]) -> None:
     kinds: dict[str, Any] = {
         "lost": Condition.CONNECTION_ERROR,

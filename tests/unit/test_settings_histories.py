@@ -1,6 +1,6 @@
 """Histories of an app's settings: what is given holds, what is not is inherited or fal's default.
 
-The quick run takes hundreds of histories, `make test-slow` ten thousand.
+The quick run takes some histories, `make test-slow` ten thousand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import pytest
 from fal_backend.domain.records import Alias
 from fal_backend.domain.revision import DEFAULTS, effective_scale, rolled_back_scale, scaled
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fal_notebook.errors import FalError
@@ -71,7 +71,6 @@ def check_configuration(turns: list[tuple[str, ScaleSpec]]) -> None:
         live = after
 
 
-@settings(max_examples=200, deadline=None)
 @given(TURNS)
 def test_settings_are_given_inherited_or_fals_defaults(turns: list[tuple[str, ScaleSpec]]) -> None:
     check_configuration(turns)

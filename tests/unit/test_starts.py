@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fal_backend.domain.starts import Claim, paid, turns
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -44,7 +44,6 @@ def test_who_was_passed_over_is_earlier_next_time() -> None:
     assert order([claim("a2", "a", has=1, waited_s=9), claims[1]], credit) == ["b1", "a2"]
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_no_app_is_starved_and_nobody_is_given_more_than_a_turn_over_the_others(data: st.DataObject) -> None:
     """One place becomes free at a time; every app always has another runner waiting."""

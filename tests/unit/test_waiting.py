@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 
 from fal_backend.domain.waiting import LOW_EVERY, Ranks, Waiting
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 acts = st.lists(st.tuples(st.sampled_from(["add", "remove", "rank"]), st.integers(0, 60)), max_size=120)
 
 
 @given(acts)
-@settings(max_examples=200, deadline=None)
 def test_ranks_do_as_a_sorted_list_does(history: list[tuple[str, int]]) -> None:
     ranks, model = Ranks(), set[int]()
     for act, number in history:
@@ -61,7 +60,6 @@ def test_ranks_over_many_blocks() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=80), st.integers(0, 40))
-@settings(max_examples=200, deadline=None)
 def test_a_position_is_the_number_of_starts_before(lanes: list[bool], started: int) -> None:
     line = Waiting()
     for number, is_low in enumerate(lanes):
@@ -78,7 +76,6 @@ def test_a_position_is_the_number_of_starts_before(lanes: list[bool], started: i
 
 
 @given(st.lists(st.sampled_from(["normal", "low", "start", "leave"]), max_size=150))
-@settings(max_examples=150, deadline=None)
 def test_positions_go_down_only_but_for_earlier_ones_that_come_back(history: list[str]) -> None:
     """Starts bring everybody forward by one; who leaves moves nobody back."""
     line, count = Waiting(), 0
