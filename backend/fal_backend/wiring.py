@@ -395,6 +395,7 @@ async def _build(settings: Settings, store: SqliteStore, bus: EventBus, account:
         messages=MessageDoor(gateway.admits, gateway.begin),
         programs=ProgramDoor(auth, Programs(catalog, store, hosts)),
         rates=rates,
+        auth=auth,
         webhook_keys=lambda: published_keys(webhooks),
         url=settings.url,
         allow_hosts=settings.allow_hosts,

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import pytest
 from fal_backend.api.auth import Auth
 from fal_backend.api.edge import Edge
 from fal_backend.api.gateway import Gateway
+from fal_backend.domain.records import Account, ApiKey
 from fal_backend.services.dispatch import Dispatch
 from fal_backend.services.routes import RouteInfo
 
@@ -85,3 +89,41 @@ def test_counts_are_rendered_for_prometheus(dispatch: Dispatch) -> None:
     assert dispatch.served("me", "app") == 3
     dispatch.drop_route("me", "app")
     assert dispatch.served("me", "app") == 0
+
+
+def _key(id: str, account: str, scope: str) -> ApiKey:
+    return ApiKey(id, account, hashlib.sha256(b"secret").hexdigest(), scope, created_at=0)
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "status"),
+    [
+        ("127.0.0.1", None, 200),
+        ("::1", None, 200),
+        (None, None, 200),
+        ("10.0.0.7", None, 401),
+        ("::ffff:127.0.0.1", None, 401),
+        ("10.0.0.7", b"Key reads:wrong", 401),
+        ("10.0.0.7", b"Key theirs:secret", 403),
+        ("10.0.0.7", b"Key calls:secret", 403),
+        ("10.0.0.7", b"Key reads:secret", 200),
+    ],
+)
+async def test_counts_name_everybodys_apps_and_are_for_admins_and_this_machine(
+    dispatch: Dispatch, address: str | None, key: bytes | None, status: int
+) -> None:
+    accounts = [Account("a", "root", 0, is_admin=1), Account("b", "guest", 0)]
+    keys = [_key("reads", "a", "READONLY"), _key("calls", "a", "API"), _key("theirs", "b", "ADMIN")]
+    auth = Auth(accounts, keys)
+    edge = Edge(Gateway(dispatch, auth), None, None, auth=auth, url="http://gpu-box:8780", ready=lambda: True)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [] if key is None else [(b"authorization", key)]
+    client = None if address is None else (address, 1)
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers, "client": client}
+    await edge(scope, None, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == status
+    assert (b"fal_nb" in sent[1]["body"]) == (status == 200)

@@ -15,6 +15,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from fal_backend.api import metrics
+from fal_backend.api.access import Authority, Presented, presented
 from fal_backend.api.caller import Caller, problem
 from fal_backend.api.connection import EdgeProtocol, Limits
 from fal_backend.api.gateway import Gateway
@@ -31,6 +33,7 @@ from fal_backend.api.queue import QueueDoor
 from fal_backend.api.rates import Rates
 from fal_backend.api.spans import SpanDoor
 from fal_backend.api.tokens import Tokens
+from fal_backend.domain.access import Operation, Target, Verdict, may
 from fal_backend.domain.request import Refusal
 
 __all__ = ["Edge", "Limits", "serve"]
@@ -59,6 +62,7 @@ class Edge:
         messages: MessageDoor | None = None,
         programs: ProgramDoor | None = None,
         rates: Rates | None = None,
+        auth: Authority | None = None,
         webhook_keys: Callable[[], bytes] | None = None,
         url: str,
         allow_hosts: Sequence[str] = (),
@@ -77,6 +81,7 @@ class Edge:
         self._messages = messages
         self._programs = programs
         self._rates = rates or Rates()
+        self._auth = auth
         self._webhook_keys = webhook_keys
         self._control = control
         self._pages = pages
@@ -172,7 +177,7 @@ class Edge:
         """Answer one request that is not a call of an app."""
         assert scope["type"] == "http"
         path = scope["path"]
-        if path.startswith(("/api/", "/rest/", "/files/")):
+        if path.startswith(("/api/", "/rest/", "/files/", "/metrics")):
             send = self._patient(scope, send)
         if scope["method"] == "OPTIONS" and self._is_preflight(scope["headers"]):
             await _answer(send, 204, _PREFLIGHT, b"")
@@ -187,7 +192,7 @@ class Edge:
         elif (said := self._said(path)) is not None:
             await _answer(send, said[0], [(b"content-type", _JSON)], said[1])
         elif path == "/metrics":
-            await _answer(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], self._gateway.metrics())
+            await self._answer_counts(scope, send)
         elif path == "/run":
             await _answer(
                 send,
@@ -197,6 +202,29 @@ class Edge:
             )
         else:
             await self._pages(scope, receive, send)
+
+    async def _answer_counts(self, scope: Any, send: ASGISendCallable) -> None:
+        """Answer with the counts of the house, which name everybody's apps: from elsewhere to its admins only."""
+        client = scope["client"]
+        if client is None or ip_address(client[0]).is_loopback:
+            refusal = None
+        else:
+            refusal = self._refusal_of_counts(dict(scope["headers"]).get(b"authorization"))
+        if refusal is None:
+            await _answer(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], self._gateway.metrics())
+            return
+        body = problem(refusal.detail, refusal.error_type)
+        await _answer(send, refusal.status, [(b"content-type", _JSON)], body)
+
+    def _refusal_of_counts(self, authorization: bytes | None) -> Refusal | None:
+        asker = presented(self._auth, authorization) if self._auth is not None else Presented(None)
+        who = asker.principal
+        if who is None:
+            needed = "From another machine a key is needed: send `Authorization: Key <id>:<secret>`"
+            return Refusal(401, asker.fault or needed)
+        if who.is_admin and may(who, Operation.READ, Target(who.account)) is Verdict.OK:
+            return None
+        return Refusal(403, "Only a key of an admin of this backend, which may read, sees its counts")
 
     def _said(self, path: str) -> tuple[int, bytes] | None:
         """Return status and JSON of what the house says to everybody."""
