@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
-from fal_backend.api.problems import problem, status_of
+from fal_backend.api.problems import install, problem, status_of
+from fastapi import FastAPI, Query
+from httpx import ASGITransport, AsyncClient
+from pydantic import BaseModel
 
 from fal_notebook.errors import (
     AuthError,
@@ -19,6 +24,14 @@ from fal_notebook.errors import (
     RequirementsError,
     UsageError,
 )
+
+
+class Value(BaseModel):
+    value: str
+
+
+class Kept(BaseModel):
+    query: Value
 
 
 @pytest.mark.parametrize(
@@ -44,3 +57,23 @@ from fal_notebook.errors import (
 def test_errors_have_their_status(error: FalError, status: int) -> None:
     assert status_of(error) == status
     assert problem(error).status_code == status
+
+
+async def test_a_wrong_value_is_told_by_its_name_and_without_itself() -> None:
+    app = FastAPI()
+    install(app)
+
+    async def listed(limit: Annotated[int, Query(ge=1)] = 1) -> None:
+        """Take a limit."""
+
+    async def kept(body: Kept) -> None:
+        """Take a body."""
+
+    app.add_api_route("/list", listed)
+    app.add_api_route("/keep", kept, methods=["POST"])
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
+        found = (await client.get("/list?limit=0")).json()["error"]
+        assert found["message"] == "limit: Input should be greater than or equal to 1"
+        answer = await client.post("/keep", json={"query": {"value": ["hidden-value"]}})
+    assert answer.json()["error"]["details"] == {"field": "query.value"}
+    assert "hidden-value" not in answer.text

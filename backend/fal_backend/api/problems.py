@@ -25,6 +25,9 @@ from fal_notebook.errors import (
 
 __all__ = ["install", "problem", "status_of"]
 
+_PLACES = frozenset({"body", "query", "path", "header"})
+"""Where a wrong value stood; whoever wrote it knows it by its name alone."""
+
 _BY_CODE = {
     "auth.required": 401,
     "auth.invalid": 401,
@@ -75,7 +78,8 @@ def install(app: FastAPI) -> None:
     async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0] if error.errors() else {"loc": (), "msg": "invalid"}
-        field = ".".join(str(part) for part in first["loc"] if part != "body")
+        place, *parts = first["loc"] or ("",)
+        field = ".".join(str(part) for part in (parts if place in _PLACES else [place, *parts]))
         told = UsageError(
             f"{field or 'The request'}: {first['msg']}",
             code="usage.invalid_request",
