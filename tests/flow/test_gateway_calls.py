@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from dataclasses import replace
 
 import pytest
+from fal_backend.domain.records import ApiKey
+from fal_backend.services.routes import RouteInfo
 
 from fal_notebook.wire import AuthMode
 from tests.flow.gateway_rig import OWNER, STRANGER, body_of, eventually, on_uvloop, rig
@@ -244,6 +247,34 @@ async def test_who_may_call() -> None:
             answer = await house.call("POST", "/run/me/app", headers={"authorization": key} if key else {})
             assert answer.status_code == status, (auth, key)
             assert "x-fal-request-id" in answer.headers
+
+
+@on_uvloop
+async def test_a_connection_that_was_let_in_is_judged_anew_when_its_key_or_the_app_changes() -> None:
+    key = ApiKey("fk_owner", "acc-owner", hashlib.sha256(b"secret").hexdigest(), "ADMIN", 0)
+    async with rig() as house:
+        await house.runner()
+        async with house.client() as client:
+
+            async def statuses() -> set[int]:
+                answers = [
+                    await client.post("/run/me/app", headers={"authorization": OWNER}) for _ in range(4)
+                ]
+                return {answer.status_code for answer in answers}
+
+            for account, status in (("acc-owner", 200), ("acc-other", 403), ("acc-owner", 200)):
+                house.dispatch.set_route(RouteInfo("me", "app", account, AuthMode.PRIVATE, "rev1"))
+                assert await statuses() == {status}
+            for changed, status in (
+                (replace(key, revoked_at=1), 401),
+                (key, 200),
+                (replace(key, scope="READONLY"), 403),
+                (key, 200),
+                (replace(key, expires_at=1), 401),
+                (key, 200),
+            ):
+                house.auth.replace([changed])
+                assert await statuses() == {status}
 
 
 @on_uvloop

@@ -56,6 +56,18 @@ def test_a_remembered_key_is_forgotten_when_keys_change_and_when_it_expires() ->
         judge.principal(b"Key fk_1:s3cret")
 
 
+def test_a_pass_that_a_door_keeps_ends_with_its_key_and_tells_of_its_use() -> None:
+    judge = auth(replace(KEY, expires_at=int((time.time() + 3600) * 1e6)))
+    kept = judge.admit(b"Key fk_1:s3cret")
+    assert time.time() < kept.expires < time.time() + 3601
+    judge.used()
+    kept.used = 7.0
+    assert judge.used() == {"fk_1": 7_000_000}
+    judge.replace([KEY])
+    assert time.time() >= kept.expires
+    assert time.time() < judge.admit(b"Key fk_1:s3cret").expires
+
+
 CREW = Account("crew", "crew", 0, kind="team")
 MEMBER = Membership("crew/local", "crew", "local", "admin", 0)
 

@@ -14,11 +14,28 @@ from fal_backend.services.routes import RouteInfo
 from fal_notebook.errors import AuthError
 from fal_notebook.wire import AuthMode
 
-__all__ = ["Authority", "Presented", "check", "check_call", "may_call", "presented"]
+__all__ = ["Authority", "Pass", "Presented", "check", "check_call", "may_call", "presented"]
+
+
+class Pass:
+    """A header that was found good: for whom, and until when; whatever changes in keys ends it."""
+
+    __slots__ = ("expires", "principal", "used")
+
+    def __init__(self, principal: Principal, expires: float, used: float) -> None:
+        self.principal = principal
+        self.expires = expires
+        """Seconds since the epoch."""
+        self.used = used
+        """When it was shown last."""
 
 
 class Authority(Protocol):
     """Says whose key it is."""
+
+    def admit(self, authorization: bytes) -> Pass:
+        """Return the pass of a key, which its door may keep. Raises: AuthError when the key is no good."""
+        ...
 
     def principal(self, authorization: bytes | None) -> Principal | None:
         """Return the key's owner, None without a key. Raises: AuthError when the key is no good."""

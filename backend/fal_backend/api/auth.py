@@ -1,7 +1,7 @@
 """Whose key a request carries: judged in memory, without a wait.
 
 Rules: secrets are compared as hashes in constant time; what was found good is remembered by the hash of the
-header, so that a hot path costs one lookup; whatever changes in accounts, keys or teams is true for the next
+header, and a connection that shows the same header again keeps its pass, so that a hot path costs no hash; whatever changes in accounts, keys or teams is true for the next
 question; a key is never logged.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
+from fal_backend.api.access import Pass
 from fal_backend.domain.access import Principal, belongs
 from fal_backend.domain.records import Account, ApiKey, Membership
 from fal_notebook.errors import AuthError
@@ -23,24 +24,13 @@ _KNOWN = 1024
 _LONGEST = 512
 
 
-class _Known:
-    """A header that was found good."""
-
-    __slots__ = ("expires", "principal", "used")
-
-    def __init__(self, principal: Principal, expires: float, used: float) -> None:
-        self.principal = principal
-        self.expires = expires
-        self.used = used
-
-
 class Auth:
     """The keys of this backend."""
 
     def __init__(
         self, accounts: Iterable[Account], keys: Iterable[ApiKey], members: Iterable[Membership] = ()
     ) -> None:
-        self._known: dict[bytes, _Known] = {}
+        self._known: dict[bytes, Pass] = {}
         self._used: dict[str, float] = {}
         self.take(accounts, keys, members)
 
@@ -49,19 +39,24 @@ class Auth:
 
         Raises: AuthError `auth.invalid` when the key is unknown, wrong, revoked or expired.
         """
-        if authorization is None:
-            return None
+        return None if authorization is None else self.admit(authorization).principal
+
+    def admit(self, authorization: bytes) -> Pass:
+        """Return the pass of a key: whoever keeps it asks whether it has expired, and notes its use in it.
+
+        Raises: AuthError `auth.invalid` as `principal`.
+        """
         mark = hashlib.sha256(authorization).digest()
         now = time.time()
         known = self._known.get(mark)
         if known is not None and now < known.expires:
             known.used = now
-            return known.principal
+            return known
         principal, expires = self._check(authorization)
         if len(self._known) >= _KNOWN:
             self._forget()
-        self._known[mark] = _Known(principal, expires, now)
-        return principal
+        found = self._known[mark] = Pass(principal, expires, now)
+        return found
 
     def holder(self, key_id: str) -> Principal | None:
         """Return the owner of a key that is good now, None otherwise."""
@@ -115,6 +110,8 @@ class Auth:
 
     def _forget(self) -> None:
         self._note_used()
+        for known in self._known.values():
+            known.expires = 0.0
         self._known.clear()
 
     def _note_used(self) -> None:

@@ -22,6 +22,10 @@ from fal_backend.services.tracing import Span
 __all__ = ["Call", "Target", "send_body"]
 
 
+# Members of an Enum are looked up by a function each time; these are asked for on every call.
+_COMPLETE, _SILENT, _LATE = End.COMPLETE, End.SILENT, Failure.STARTUP_TIMEOUT
+_new = tuple.__new__
+"""Makes a named tuple without its own constructor, a function of as many arguments as it has fields."""
 _UPGRADE = b"upgrade: websocket\r\nconnection: upgrade\r\n"
 _TAILS = {
     kind: b"x-fal-nb-call: %b\r\nx-fal-nb-attempt: 1\r\nx-fal-nb-epoch: 0\r\n\r\n" % kind.encode()
@@ -112,7 +116,7 @@ class Call:
         self.may_resend = False
         self.deadline = 0.0
         self.start_by = 0.0
-        self.start_failure = Failure.STARTUP_TIMEOUT
+        self.start_failure = _LATE
 
     def send(self, conn: UpConn) -> None:
         """Send the call on a connection."""
@@ -179,7 +183,7 @@ class Call:
         assert route is not None
         said = answer.error_type if answer is not None else None
         ended_at = time.time_ns() // 1000
-        return CallRecord(
+        fields = (
             self.request_id,
             route.info.account,
             route.key,
@@ -201,6 +205,7 @@ class Call:
             self.bytes_in,
             self.bytes_out,
         )
+        return _new(CallRecord, fields)
 
     # Sink
 
@@ -234,8 +239,8 @@ class Call:
     def ended(self, end: End) -> None:
         conn = self.conn
         if conn is not None:
-            self.may_resend = self.may_resend and end is End.SILENT and not conn.may_continue
-        if end is End.COMPLETE and not self.is_busy:
+            self.may_resend = self.may_resend and end is _SILENT and not conn.may_continue
+        if end is _COMPLETE and not self.is_busy:
             self.caller.write_end()
         if self.ended_at is not None:
             if not self.ended_at.done():

@@ -181,7 +181,9 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._is_lingering:
             return
         self._got += len(data)
-        is_begin = self._is_between
+        cycle = self.cycle
+        # Whether the last request is answered and nothing of the next one has come.
+        is_begin = cycle is not None and cycle.response_complete and not cycle.more_body and not self._in_head
         if is_begin and self._form is not None and self._repeat(self._form, data):
             return
         try:
@@ -198,12 +200,6 @@ class EdgeProtocol(HttpToolsProtocol):
             elif is_begin and self._is_again:
                 self._is_again = False
                 self._learn(data)
-
-    @property
-    def _is_between(self) -> bool:
-        """Whether the last request is answered and nothing of the next one has come."""
-        cycle = self.cycle
-        return cycle is not None and cycle.response_complete and not cycle.more_body and not self._in_head
 
     def _learn(self, data: bytes) -> None:
         """Remember how a plain call looked that came in one piece."""

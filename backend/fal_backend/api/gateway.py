@@ -12,13 +12,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
-from time import monotonic
+from time import monotonic, time
 from urllib.parse import unquote_to_bytes
 
 from fal_backend.api.access import Authority, Presented, check_call, may_call
 from fal_backend.api.call import Call, Target, send_body
 from fal_backend.api.caller import Caller, sticky_name
 from fal_backend.api.connection import IN_HAND
+from fal_backend.api.head import Head
 from fal_backend.api.metrics import Sources, render
 from fal_backend.api.pool import Pool, cancel_call, end_session
 from fal_backend.api.rates import Rates
@@ -31,7 +32,7 @@ from fal_backend.domain.request import Failure, Refusal, RunnerAct, Verdict, ref
 from fal_backend.services.dispatch import START_LIMIT_S, Dispatch
 from fal_backend.services.lanes import Door
 from fal_backend.services.request_ids import RequestIds
-from fal_backend.services.routes import Route
+from fal_backend.services.routes import Route, RouteInfo
 from fal_backend.services.tracing import Tracer
 
 __all__ = ["Gateway"]
@@ -43,6 +44,8 @@ _TICK_S = 0.1
 _SHORTEST_START_S = 0.1
 _PREFIX = len(b"/run/")
 _KNOWN_TARGETS = 1_024
+# Members of an Enum are looked up by a function each time; these are asked for on every call.
+_COMPLETE, _KEEP = End.COMPLETE, RunnerAct.KEEP
 
 
 class _Turn(Enum):
@@ -113,11 +116,7 @@ class Gateway:
         call.route = route = self._route(target)
         if self._tracer is not None:
             call.span = begin_span(self._tracer, call, route)
-        if caller.token is None:
-            known = may_call(self._auth, route.info, head.authorization)
-        else:
-            known = self._known(route, caller)
-        call.known = known
+        call.known = known = self._known(route, caller)
         if route.branch is not None:
             call.route = route = route.of(sticky_name(caller, known))
         self._rates.count(None if known is None else known.key_id, caller.connection.address, call.began)
@@ -141,9 +140,9 @@ class Gateway:
         door = call.door
         assert door is not None
         answer = call.answer
-        if end is End.COMPLETE and answer is not None and not answer.is_busy:
+        if end is _COMPLETE and answer is not None and not answer.is_busy:
             fate = verdict(answer.status, answer.stop_runner)
-            if fate.act is RunnerAct.KEEP:
+            if fate.act is _KEEP:
                 self._take_back(call, door)
                 self._dispatch.release(door)
                 self._count(call)
@@ -198,11 +197,22 @@ class Gateway:
     def _known(self, route: Route, caller: Caller) -> Principal | None:
         """Return who calls, None where nobody needs to know. Raises: Refusal 401, 403."""
         if caller.token is None:
-            return may_call(self._auth, route.info, caller.head.authorization)
+            return self._with_leave(route.info, caller.head)
         if self._tokens is None:
             raise Refusal(401, "Tokens are not accepted here")
         known = self._tokens.open(caller.token, route.key)
         check_call(Presented(known), route.info, Operation.WS)
+        return known
+
+    def _with_leave(self, info: RouteInfo, head: Head) -> Principal | None:
+        """Return who may call; what was found holds until the key or the app is another. Raises: Refusal 401, 403."""
+        leave, now = head.leave, time()
+        if leave is not None and leave[0] is info and now < leave[1].expires:
+            leave[1].used = now
+            return leave[1].principal
+        known = may_call(self._auth, info, head.authorization)
+        if known is not None and head.authorization is not None:
+            head.leave = info, self._auth.admit(head.authorization)
         return known
 
     def _set_start_limit(self, call: Call) -> None:

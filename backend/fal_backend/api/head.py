@@ -1,12 +1,14 @@
 """A request's headers, judged once: callers repeat themselves, so a connection keeps the last head it saw.
 
-Rules: a head is a value; `forwarded` and `judged` are what was derived from it and never change. The length of the
+Rules: a head is a value; `forwarded` and its like are what was derived from it and never change. The length of the
 body is not part of it, because it is what differs between otherwise equal requests.
 """
 
 from __future__ import annotations
 
+from fal_backend.api.access import Pass
 from fal_backend.domain.request import NOT_FORWARDED
+from fal_backend.services.routes import RouteInfo
 
 __all__ = ["Head", "Headers"]
 
@@ -28,6 +30,7 @@ class Head:
         "is_chunked",
         "is_stream",
         "is_websocket",
+        "leave",
         "method",
         "needs_continue",
         "raw",
@@ -54,6 +57,8 @@ class Head:
         self.start_timeout = found.get(b"x-fal-request-timeout")
         self.forwarded = _forwarded(self.headers, found)
         """Header lines for a runner: no key, no cookie, nothing hop-by-hop, nothing that is ours to say."""
+        self.leave: tuple[RouteInfo, Pass] | None = None
+        """What its key was found good for last."""
         self.extra: Headers = []
         """Headers that the answer carries because of where the request came from."""
 

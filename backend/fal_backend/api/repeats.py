@@ -18,11 +18,15 @@ _DIGITS = 9
 class Form:
     """What a head looks like, apart from the digits of its `content-length`."""
 
-    __slots__ = ("_after", "_before", "has_length")
+    __slots__ = ("_after", "_before", "_head", "_size", "has_length")
 
     def __init__(self, before: bytes, after: bytes, *, has_length: bool) -> None:
         self._before = before
         self._after = after
+        self._head = b""
+        """The last message's whole head: most are of the same length again."""
+        self._size = 0
+        """That message's bytes."""
         self.has_length = has_length
 
     @classmethod
@@ -43,6 +47,9 @@ class Form:
 
     def body(self, message: bytes) -> bytes | None:
         """Return the body of a whole message of this form, None for any other."""
+        size = self._size
+        if size and len(message) == size and message.startswith(self._head):
+            return message[len(self._head) :]
         before, after = self._before, self._after
         if not message.startswith(before):
             return None
@@ -54,4 +61,7 @@ class Form:
         if end < 0 or not digits.isdigit() or not message.startswith(after, end):
             return None
         begin = end + len(after)
-        return message[begin:] if len(message) - begin == int(digits) else None
+        if len(message) - begin != int(digits):
+            return None
+        self._head, self._size = message[:begin], len(message)
+        return message[begin:]

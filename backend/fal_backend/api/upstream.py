@@ -60,6 +60,10 @@ class End(Enum):
     """Our side broke it off."""
 
 
+_COMPLETE = End.COMPLETE
+"""Looking up a member of an Enum is a call each time, and every call of an app ends like this."""
+
+
 class Answer:
     """The head of an answer: what is forwarded, and what is only for us."""
 
@@ -301,7 +305,7 @@ class UpConn(asyncio.Protocol):
         sink.head(answer)
         if body:
             sink.body(body)
-        self._deliver(End.COMPLETE)
+        self._deliver(_COMPLETE)
         return True
 
     def _upgrade(self, rest: bytes) -> None:

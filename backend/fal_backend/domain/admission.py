@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Line", "Slots", "Slotted"]
@@ -53,12 +52,16 @@ class Slots(Generic[S]):
 
     def take(self) -> S | None:
         """Take a slot of the runner that is wanted most, or None when none is free."""
-        if not self._free:
+        free = self._free
+        if not free:
             return None
-        runner = self._free.pop()[2]
-        runner.taken += 1
-        if runner.taken < runner.width:
-            insort(self._free, (runner.taken, runner.born, runner))
+        # It was wanted most, and with one call more it is so still: its place is the last one again.
+        runner = free[-1][2]
+        runner.taken = taken = runner.taken + 1
+        if taken < runner.width:
+            free[-1] = (taken, runner.born, runner)
+        else:
+            del free[-1]
         return runner
 
     def take_of(self, runner: S) -> bool:
@@ -77,6 +80,11 @@ class Slots(Generic[S]):
 
     def give(self, runner: S, *, is_open: bool) -> None:
         """Give a slot back; a runner that is not open any more takes no further call for it."""
+        free = self._free
+        if is_open and len(free) == 1 and free[0][2] is runner:
+            runner.taken = taken = runner.taken - 1
+            free[0] = (taken, runner.born, runner)
+            return
         if is_open:
             self.discard(runner)
         runner.taken -= 1
@@ -84,31 +92,22 @@ class Slots(Generic[S]):
             self.add(runner)
 
 
-class Line(Generic[W]):
+class Line(OrderedDict[W, None]):
     """Waiting calls in arrival order; joining, leaving and returning to the head are all O(1)."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[W, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __iter__(self) -> Iterator[W]:
-        return iter(self._waiting)
 
     def join(self, waiter: W, *, at_head: bool = False) -> None:
         """Stand at the end, or at the head."""
-        self._waiting[waiter] = None
+        self[waiter] = None
         if at_head:
-            self._waiting.move_to_end(waiter, last=False)
+            self.move_to_end(waiter, last=False)
 
     def leave(self, waiter: W) -> bool:
         """Leave the line and return whether the waiter stood in it."""
-        if waiter not in self._waiting:
+        if waiter not in self:
             return False
-        del self._waiting[waiter]
+        del self[waiter]
         return True
 
     def head(self) -> W | None:
         """Return who is next, who stays in line."""
-        return next(iter(self._waiting), None)
+        return next(iter(self), None)

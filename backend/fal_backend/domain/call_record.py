@@ -82,12 +82,19 @@ def phases(began: float, opened: float, sent: float, now: float) -> Phases:
     """
     if not sent:
         return Phases(now - began, 0.0, 0.0)
+    if opened <= began:
+        return Phases(sent - began, 0.0, now - sent)
     cold = opened - began if began < opened <= sent else 0.0
     return Phases(sent - began - cold, cold, now - sent)
 
 
 def server_timing(split: Phases) -> bytes:
     """Return the header line that tells a caller how its time was spent, in milliseconds."""
+    if not split.cold_start:
+        return b"server-timing: queue;dur=%.1f, start;dur=0.0, run;dur=%.1f\r\n" % (
+            split.queued * 1e3,
+            split.run * 1e3,
+        )
     return b"server-timing: queue;dur=%.1f, start;dur=%.1f, run;dur=%.1f\r\n" % (
         split.queued * 1e3,
         split.cold_start * 1e3,

@@ -210,7 +210,7 @@ class Lane:
 
     def take(self, hint: bytes | None = None) -> Door | None:
         """Take a slot for a call that has just come; None when none is free, or others came before."""
-        if len(self.direct):
+        if self.direct:
             return None
         door = None if hint is None else self._hinted(hint.decode("latin-1").strip())
         if door is None:
@@ -235,7 +235,7 @@ class Lane:
         door.busy_streak = 0
         if door.taken == 0:
             door.idle_since = time.monotonic()
-        if len(self.direct) or self.feeds:
+        if self.direct or self.feeds:
             self.pump()
 
     def give_unserved(self, door: Door) -> None:
