@@ -31,10 +31,11 @@ _DAY_US = 86_400_000_000
 _FIELDS = CallRecord._fields
 _TABLE = f"CREATE TABLE call (seq INTEGER PRIMARY KEY, {', '.join(_FIELDS)})"
 _INDEX = "CREATE INDEX call_app ON call (app, seq)"
-_TOGETHER = 50
+_TOGETHER = (250, 25)
+"""Lines in one statement, as many as there are."""
 _ROW = f"({', '.join('?' * len(_FIELDS))})"
 _INSERT = f"INSERT INTO call ({', '.join(_FIELDS)}) VALUES {_ROW}"
-_INSERT_TOGETHER = _INSERT + f", {_ROW}" * (_TOGETHER - 1)
+_INSERT_TOGETHER = {size: _INSERT + f", {_ROW}" * (size - 1) for size in _TOGETHER}
 _SELECT = f"SELECT {', '.join(_FIELDS)} FROM call WHERE "
 _TOOK = """CASE kind WHEN 'queue' THEN inference_ms WHEN 'realtime' THEN NULL
     ELSE (ended_at - started_at) / 1e3 END"""
@@ -92,11 +93,13 @@ class RequestLogFile:
             self._connection.close()
 
     def _insert(self, batch: Sequence[CallRecord]) -> None:
-        whole = len(batch) - len(batch) % _TOGETHER
-        for at in range(0, whole, _TOGETHER):
-            values = list(itertools.chain.from_iterable(batch[at : at + _TOGETHER]))
-            self._connection.execute(_INSERT_TOGETHER, values)
-        self._connection.executemany(_INSERT, batch[whole:])
+        at = 0
+        for size, statement in _INSERT_TOGETHER.items():
+            while len(batch) - at >= size:
+                values = list(itertools.chain.from_iterable(batch[at : at + size]))
+                self._connection.execute(statement, values)
+                at += size
+        self._connection.executemany(_INSERT, batch[at:])
 
     def _trim_step(self) -> bool:
         bounds = []
