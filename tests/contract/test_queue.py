@@ -12,7 +12,7 @@ import pytest
 from fal_backend.domain.records import Attempt, Request
 from fal_backend.domain.request import Condition, Refusal
 from fal_backend.ports import LogRecord
-from fal_backend.services import queue_runs
+from fal_backend.services import queue, queue_runs
 from fal_backend.services.couriers import Broken, Parcel, Refused, Reply
 from fal_backend.services.queue_runs import RetryPolicy
 from fal_backend.services.queue_values import CancelOutcome, Phase
@@ -31,6 +31,14 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.start()
     yield rig
     await rig.stop()
+
+
+def set_leases(monkeypatch: pytest.MonkeyPatch, lease_s: float, beat_s: float) -> None:
+    """Have attempts leased for less, also those that are leased as they are accepted."""
+    monkeypatch.setattr(queue_runs, "LEASE_S", lease_s)
+    monkeypatch.setattr(queue_runs, "BEAT_S", beat_s)
+    for room in (queue, queue_runs):
+        monkeypatch.setattr(room, "LEASE_US", int(lease_s * 1e6))
 
 
 async def body_of(rig: Rig, request_id: str) -> bytes:
@@ -440,8 +448,7 @@ async def test_a_runner_that_nobody_can_vouch_for_loses_its_request_and_its_late
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault F15: the process is stopped; the host still lists it, but says no more that it lives."""
-    monkeypatch.setattr(queue_runs, "LEASE_S", 0.3)
-    monkeypatch.setattr(queue_runs, "BEAT_S", 0.05)
+    set_leases(monkeypatch, 0.3, 0.05)
     woken = asyncio.Event()
 
     async def act(parcel: Parcel, runner: str) -> Reply:
@@ -467,8 +474,7 @@ async def test_a_runner_that_lives_keeps_its_request_however_long(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault F16: the App blocks its own loop; its process lives, and that is what counts."""
-    monkeypatch.setattr(queue_runs, "LEASE_S", 0.2)
-    monkeypatch.setattr(queue_runs, "BEAT_S", 0.02)
+    set_leases(monkeypatch, 0.2, 0.02)
     gate = asyncio.Event()
 
     async def act(parcel: Parcel, runner: str) -> Reply:

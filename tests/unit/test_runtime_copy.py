@@ -45,8 +45,14 @@ def top_level_imports(file: Path) -> set[str]:
     return found
 
 
-def test_nothing_of_the_notebook_gets_in(tmp_path: Path) -> None:
-    copied = copy_runtime(tmp_path) / "fal_notebook"
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this package: compiled, it takes a second."""
+    return copy_runtime(tmp_path_factory.mktemp("runtime"))
+
+
+def test_nothing_of_the_notebook_gets_in(copy: Path) -> None:
+    copied = copy / "fal_notebook"
     rooms = {path.relative_to(copied).parts[0].removesuffix(".py") for path in copied.rglob("*.py")}
     assert rooms & NOTEBOOK_ROOMS == set()
     assert {"__init__", "app", "bundle", "errors", "runtime", "schema", "wire"} <= rooms
@@ -55,7 +61,7 @@ def test_nothing_of_the_notebook_gets_in(tmp_path: Path) -> None:
     assert other == set()
 
 
-def test_what_gets_in_imports_nothing_that_does_not(tmp_path: Path) -> None:
+def test_what_gets_in_imports_nothing_that_does_not() -> None:
     files = runtime_files(PACKAGE)
     rooms = {file.parts[0].removesuffix(".py") for file in files}
     for file in files:
@@ -107,16 +113,15 @@ def test_the_copy_of_a_package_that_is_as_it_was_is_found_without_reading_it(
     assert copy_runtime(copies, source) == first
 
 
-def test_the_copy_can_be_imported_by_itself_and_is_compiled(tmp_path: Path) -> None:
-    copied = copy_runtime(tmp_path)
+def test_the_copy_can_be_imported_by_itself_and_is_compiled(copy: Path) -> None:
     code = (
         "import fal_notebook, sys; from fal_notebook import App, endpoint; import fal_notebook.bundle, fal_notebook.schema\n"
         "print(fal_notebook.__file__); assert not any(m.startswith('fal_notebook.notebook') for m in sys.modules)"
     )
-    env = {"PYTHONPATH": str(copied), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {"PYTHONPATH": str(copy), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     finished = subprocess.run([sys.executable, "-c", code], env=env, cwd="/", capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() == str(copied / "fal_notebook" / "__init__.py")
-    sources = {path.stem for path in (copied / "fal_notebook").glob("*.py")}
-    compiled = {path.name.split(".")[0] for path in (copied / "fal_notebook" / "__pycache__").iterdir()}
+    assert finished.stdout.strip() == str(copy / "fal_notebook" / "__init__.py")
+    sources = {path.stem for path in (copy / "fal_notebook").glob("*.py")}
+    compiled = {path.name.split(".")[0] for path in (copy / "fal_notebook" / "__pycache__").iterdir()}
     assert sources == compiled
