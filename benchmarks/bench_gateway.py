@@ -82,6 +82,7 @@ class _Bench:
         self.added_fastapi: list[float] = []
         self.cpu: dict[str, list[float]] = {name: [] for name in self._measured}
         self.download: list[float] = []
+        self.download_cpu: list[float] = []
         self.growth: list[float] = []
         self._stream = (f"http://127.0.0.1:{raw.port}/events", f"{edge}/raw/events")
         self.first_event: dict[str, list[float]] = {"direct": [], "gateway": []}
@@ -103,8 +104,11 @@ class _Bench:
         self.raw_ratio.append(many["gateway+raw"].rate / many["raw"].rate)
         self.added.append(one["gateway+raw"] - one["raw"])
         self.added_fastapi.append(one["gateway+fastapi"] - one["fastapi"])
-        direct, through = (_wrk(url, self._script, connections=2, seconds=2).rate for url in self._download)
-        self.download.append(through / direct)
+        direct = _wrk(self._download[0], self._script, connections=2, seconds=2)
+        before = _cpu_s(self._gateway.pid)
+        through = _wrk(self._download[1], self._script, connections=2, seconds=2)
+        self.download_cpu.append((_cpu_s(self._gateway.pid) - before) / through.requests * 1e3)
+        self.download.append(through.rate / direct.rate)
         for name, url in zip(self.first_event, self._stream, strict=True):
             self.first_event[name] += _first_events(url)
         self.growth.append(_slow_readers(self._download[1], self._gateway.pid))
@@ -127,6 +131,7 @@ class _Bench:
             median_of("gateway's CPU / raw ASGI server's", _paired(self.cpu, "raw"), "x"),
             median_of("gateway's CPU / FastAPI server's", _paired(self.cpu, "fastapi"), "x"),
             median_of("10 MB download / direct, c=2", self.download, "x", needed=0.65, goal=0.65, **least),
+            median_of("gateway's CPU for 10 MB", self.download_cpu, "ms"),
             median_of(
                 "first SSE byte after the runner's, gateway", self.first_event["gateway"], "ms", needed=2.0
             ),
