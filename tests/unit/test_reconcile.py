@@ -26,6 +26,7 @@ from fal_backend.ports import (
     StartOrder,
     ZygoteOrder,
 )
+from fal_backend.services import reconcile
 from fal_backend.services.apps import Apps
 from fal_backend.services.capacity import Capacity
 from fal_backend.services.deploy import Deploy
@@ -264,7 +265,8 @@ async def test_a_deployment_waits_for_a_host_and_then_switches(tmp_path: Path) -
         assert [route.alias for route in home.dispatch.routes()] == ["app"]
 
 
-async def test_a_lost_start_is_wanted_again(tmp_path: Path) -> None:
+async def test_a_lost_start_is_wanted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "_TICK_S", 0.05)
     async with house(tmp_path) as home:
         home.hosts.loses = 1
         home.hello()
