@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fal_notebook.errors import BackendError
 from fal_notebook.places import Places
@@ -77,7 +77,7 @@ def start_backend(places: Places, flags: Sequence[str]) -> subprocess.Popen[byte
     command = [sys.executable, "-m", "fal_backend", "supervise", "--home", str(places.home), *flags]
     env = {name: value for name, value in os.environ.items() if name != "FAL_KEY"}
     env["FAL_NB_HOME"] = str(places.home)
-    with _log_path(places).open("ab") as log:
+    with _open_log(places) as log:
         log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} start\n".encode())
         log.flush()
         child = subprocess.Popen(
@@ -206,6 +206,13 @@ def _start_lock(places: Places) -> Iterator[None]:
 
 def _log_path(places: Places) -> Path:
     return places.logs / "start.log"
+
+
+def _open_log(places: Places) -> BinaryIO:
+    """Open the log for this user alone: what a backend prints names apps, and may quote whatever broke."""
+    log = os.fdopen(os.open(_log_path(places), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
+    os.fchmod(log.fileno(), 0o600)  # an older one may be open to others
+    return log
 
 
 def _last_lines(path: Path, count: int = 20) -> str | None:
