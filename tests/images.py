@@ -1,20 +1,22 @@
 """The image of an App without requirements, built once by the real builder and linked into each home that starts.
 
 Rules: only what a second deployment would find there too; a test about a first build asks for a bare home. Files
-are links, as uv makes them; the few that name their own folder are written anew. No trace of use is copied.
+are links, as uv makes them; the few that name their own folder are written anew. No trace of use is copied. The
+processes of one run share what was built; the last of them to end takes it away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import fcntl
 import os
 import shutil
 import sys
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 from fal_backend.adapters.builder_uv import UvBuilder
 
@@ -44,12 +46,34 @@ def link_into(home: Path) -> None:
 
 @cache
 def _built() -> Path:
-    """Return the home with the image; it goes with this process."""
-    home = Path(tempfile.mkdtemp(prefix="fal-", dir="/tmp"))
-    parent = os.getpid()
-    atexit.register(lambda: os.getpid() == parent and shutil.rmtree(home, ignore_errors=True))
-    asyncio.run(_build(home))
+    """Return the home with the image, which is whole."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}-{os.urandom(4).hex()}"
+    home = Path("/tmp") / f"fal-image-{run[:16]}"
+    users = home.with_suffix(".users").open("a")
+    # Whoever uses it holds this with the others, to the end.
+    fcntl.flock(users, fcntl.LOCK_SH)
+    atexit.register(_leave, home, users, os.getpid())
+    with home.with_suffix(".builder").open("a") as builder:
+        fcntl.flock(builder, fcntl.LOCK_EX)
+        if not (home / "whole").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            asyncio.run(_build(home))
+            (home / "whole").touch()
     return home
+
+
+def _leave(home: Path, users: TextIO, user: int) -> None:
+    with users:
+        if os.getpid() != user:
+            return
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(home, ignore_errors=True)
+        for suffix in (".users", ".builder"):
+            home.with_suffix(suffix).unlink(missing_ok=True)
 
 
 async def _build(home: Path) -> None:

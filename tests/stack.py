@@ -17,6 +17,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,10 +30,30 @@ from jupyter_client.manager import KernelManager
 from fal_notebook.places import Places
 from tests import images, warm_terminal
 
-__all__ = ["CALLER", "Cell", "Notebook", "Stack", "alive", "process_ids_with", "stack", "wait_for"]
+__all__ = [
+    "CALLER", "NOTED", "REFUSALS", "RUNNING", "Cell", "Notebook", "Stack", "alive", "process_ids_with", "stack",
+    "wait_for", "waits_for",
+]  # fmt: skip
 
-CALLER = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+REFUSALS: deque[str] = deque(maxlen=10)
+"""The last answers of 400 and more: the report of a failure has them, whatever the test had made of them."""
+
+
+def _note(answer: httpx.Response) -> None:
+    if answer.status_code >= 400:
+        answer.read()
+        asked = answer.request
+        REFUSALS.append(f"{asked.method} {asked.url} -> {answer.status_code} {answer.text[:600]}")
+
+
+NOTED: dict[str, list[Callable[..., Any]]] = {"response": [_note]}
+"""For clients: what they are refused is kept for the report of a failure."""
+
+CALLER = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False, event_hooks=NOTED)
 """Somebody outside. One client, for TLS settings cost more than a call; no connection is kept, for backends come and go."""
+
+RUNNING: list[Stack] = []
+"""Stacks that are there now: the report of a failure ends with what their backends wrote."""
 
 _numbers = itertools.count(1)
 
@@ -48,6 +69,11 @@ def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = 30) ->
             return value
         assert time.monotonic() < end, f"waited {deadline_s} s for: {what}"
         time.sleep(0.02)
+
+
+def waits_for(path: Path) -> str:
+    """Return a line of Python that waits until a file is there: a moment that the test chooses, in an App."""
+    return f"while not __import__('os').path.exists({str(path)!r}): __import__('time').sleep(0.02)"
 
 
 def alive(pid: int) -> bool:
@@ -94,6 +120,15 @@ class Stack:
             folder.mkdir()
             folder.chmod(0o777)
         return folder
+
+    @contextmanager
+    def gate(self) -> Iterator[Path]:
+        """Yield a path for which an App waits (`waits_for`) until the test makes it; at the end it is there in any case."""
+        path = self.open_folder / f"gate-{next(_numbers)}"
+        try:
+            yield path
+        finally:
+            path.touch()
 
     @property
     def places(self) -> Places:
@@ -230,8 +265,9 @@ class Stack:
         transport = httpx.HTTPTransport(uds=str(self.places.api_socket), verify=False)
         headers = {"Authorization": f"Key {self.key}"}
         return httpx.Client(
-            transport=transport, base_url="http://backend/api/v1", headers=headers, timeout=timeout_s
-        )
+            transport=transport, base_url="http://backend/api/v1", headers=headers, timeout=timeout_s,
+            event_hooks=NOTED,
+        )  # fmt: skip
 
     def api(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """Ask the control API over the private socket."""
@@ -277,6 +313,12 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return [str(line["text"]) for line in json.loads(done.stdout)["logs"]]
 
+    def said(self, lines: int = 40) -> str:
+        """Return the last lines that its backends wrote."""
+        log = self.places.logs / "start.log"
+        written = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return "\n".join(written[-lines:])
+
     # ---- ending ------------------------------------------------------------------------------------------
     def stop(self) -> None:
         """End the backend in order, and make sure that nothing of this home still runs."""
@@ -313,12 +355,14 @@ def stack(*flags: str, start: bool = True, bare: bool = False) -> Iterator[Stack
     made = Stack(root)
     if not bare:
         images.link_into(made.home)
+    RUNNING.append(made)
     try:
         yield made.start(*flags) if start else made
     finally:
         try:
             made.stop()
         finally:
+            RUNNING.remove(made)
             shutil.rmtree(root, ignore_errors=True)
             shutil.rmtree(Path("/var/tmp") / root.name, ignore_errors=True)
 

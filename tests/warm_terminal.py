@@ -1,8 +1,8 @@
 """`fal-nb` without its imports' half second: a process that has them forks one of its own for each call.
 
 Rules: what runs is a real process with its own arguments, environment, folder and ends; only the interpreter's start
-and the imports are shared. Nothing but imports happens before the fork. What is to be proved of that start uses
-`fal-nb` itself.
+and the imports are shared. Nothing but imports, and what models do at their first use, happens before the fork. What
+is to be proved of that start uses `fal-nb` itself.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from pkgutil import iter_modules
 
 __all__ = ["run"]
 
 _LONGEST = 1 << 17
+_FOUND_LATER = ("anyio._backends._asyncio", "certifi", "httpcore", "packaging.requirements", "tomllib")
+"""What others import when they are first used, and a command always uses."""
 _ROOT = Path(__file__).parents[1]
 
 
@@ -149,12 +152,26 @@ def _import_all() -> None:
 
     # What the terminal's door does before it imports anything.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-    from fal_notebook.commands.registry import COMMANDS
+    import fal_notebook.commands
 
-    for name in sorted({entry.module for entry in COMMANDS}):
-        import_module(f"fal_notebook.commands.{name}")
-    for name in ("bundle", "client", "render", "schema", "terminal"):
+    for module in iter_modules(fal_notebook.commands.__path__):
+        import_module(f"fal_notebook.commands.{module.name}")
+    for name in (
+        "bundle",
+        "calls",
+        "cli",
+        "client",
+        "compat",
+        "lint",
+        "render",
+        "requirements",
+        "schema",
+        "terminal",
+    ):
         import_module(f"fal_notebook.{name}")
+    for name in _FOUND_LATER:
+        import_module(name)
+    import_module("fal_notebook.wire").build_models()
     gc.collect()
     gc.freeze()
 

@@ -266,12 +266,15 @@ def test_a_check_leaves_no_trace(shared: Stack) -> None:
     ) == before
 
 
-def test_an_organisation_may_ask_for_the_check(fresh: Stack) -> None:
-    path = fresh.file("asked.py", source("Asked"))
-    assert fresh.cli("admin", "set", fresh.owner, "--deploy-check", "on").returncode == 0
-    refused = fresh.cli("deploy", f"{path}::Asked")
+def test_an_organisation_may_ask_for_the_check(shared: Stack) -> None:
+    path = shared.file("asked.py", source("Asked"))
+    assert shared.cli("admin", "set", shared.owner, "--deploy-check", "on").returncode == 0
+    try:
+        refused = shared.cli("deploy", f"{path}::Asked")
+        done = shared.cli("deploy", f"{path}::Asked", "--yes")
+    finally:
+        assert shared.cli("admin", "set", shared.owner, "--deploy-check", "off").returncode == 0
     assert refused.returncode == 1
     assert "Triggered by: the organisation's policy" in refused.stdout
-    done = fresh.cli("deploy", f"{path}::Asked", "--yes")
     assert done.returncode == 0, done.stderr
-    assert fresh.call("asked", {}).json() == {"v": 1}
+    assert shared.call("asked", {}).json() == {"v": 1}

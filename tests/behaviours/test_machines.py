@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 class In(BaseModel):
     seconds: float = 0
+    gate: str = ""
 
 class {name}(fal.App):
     {settings}
@@ -37,6 +38,8 @@ class {name}(fal.App):
     def run(self, inp: In) -> dict:
         began = time.time()
         time.sleep(inp.seconds)
+        while inp.gate and not os.path.exists(inp.gate):
+            time.sleep(0.02)
         named = {{key: value for key, value in os.environ.items() if key.startswith(("FAL_MACHINE", "CUDA", "OMP"))}}
         return named | {{"runner": os.environ["FAL_RUNNER_ID"], "began": began, "ended": time.time()}}
 """
@@ -131,6 +134,19 @@ def together(house: Stack, app: str, count: int, seconds: float) -> list[dict[st
         return list(pool.map(one, range(count)))
 
 
+def at_three_runners(house: Stack, app: str) -> list[dict[str, Any]]:
+    """Return the answers of six calls, none of which ended before three runners were at work."""
+    with ThreadPoolExecutor(6) as pool, house.gate() as gate:
+        calls = [pool.submit(house.call, app, {"gate": str(gate)}, timeout_s=110) for _ in range(6)]
+        wait_for(
+            "three at work", lambda: sum(one["in_flight_requests"] for one in house.runners(app)) == 3, 60
+        )
+        gate.touch()
+        answers = [call.result() for call in calls]
+    assert [answer.status_code for answer in answers] == [200] * 6, [answer.text for answer in answers]
+    return [dict(answer.json()) for answer in answers]
+
+
 def at_once(answers: list[dict[str, Any]]) -> int:
     """Return how many calls ran at the same time, at most."""
     marks = sorted([(a["began"], 1) for a in answers] + [(a["ended"], -1) for a in answers])
@@ -163,7 +179,7 @@ def test_s042_cpu_and_gpu_types_are_valid_and_an_unknown_one_names_the_nearest(h
     assert absent["error"]["code"] == "machine.unavailable"
     assert absent["error"]["message"].startswith("GPU-B200: no such GPU here (this machine: ")
     # A type that a node may have one day is accepted where nobody waits for a runner.
-    deployed(house, "Later", "--strategy", "recreate", machine_type="GPU-B200", request_start_timeout=2)
+    deployed(house, "Later", "--strategy", "recreate", machine_type="GPU-B200", request_start_timeout=1)
     answer = house.call("later", {})
     assert (answer.status_code, answer.headers["x-fal-error-type"]) == (503, "runner_scheduling_failure")
     assert "no such GPU" in answer.json()["detail"]
@@ -218,7 +234,7 @@ def test_s043_an_app_sees_its_gpus_and_no_others(house: Stack) -> None:
 
 def test_s058_runners_are_added_for_calls_that_wait(house: Stack) -> None:
     deployed(house, "Scales", machine_type="XS", max_concurrency=3, keep_alive=30)
-    answers = together(house, "scales", 6, 2)
+    answers = at_three_runners(house, "scales")
     assert len({answer["runner"] for answer in answers}) == 3
     assert at_once(answers) == 3
 
@@ -232,11 +248,9 @@ def test_s069_several_gpus_on_one_node_or_none(house: Stack) -> None:
     assert "has that many, the most is 2" in three["error"]["message"]
     gone(house, "pair")
     deployed(house, "Single", machine_type="GPU-H100", keep_alive=60, min_concurrency=1)
-    deployed(
-        house, "Pair", "--strategy", "recreate", machine_type="GPU-H100", num_gpus=2, request_start_timeout=25
-    )
+    deployed(house, "Pair", "--strategy", "recreate", machine_type="GPU-H100", num_gpus=2)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(house.call, "pair", {})
+        waiting = pool.submit(house.call, "pair", {}, timeout_s=110)
         row = wait_for(
             "a runner that waits", lambda: [one for one in house.runners("pair") if one["reason"]]
         )[0]
@@ -244,11 +258,14 @@ def test_s069_several_gpus_on_one_node_or_none(house: Stack) -> None:
         assert {one["app"] for one in holders(house)} == {"single"}, "nothing is taken until all can be"
         assert row["reason"] in house.cli("runners", "list").stdout
         assert row["reason"] in house.cli("apps", "list").stdout
+        assert house.cli("apps", "scale", "pair", "--request-start-timeout", "1").returncode == 0
+        impatient = house.call("pair", {})
+        assert impatient.status_code == 503
+        assert "1 of 2 GPUs are free" in impatient.json()["detail"]
+        assert house.api("DELETE", "/apps/single").status_code == 200
         answer = waiting.result()
-    assert answer.status_code == 503
-    assert "1 of 2 GPUs are free" in answer.json()["detail"]
-    assert house.api("DELETE", "/apps/single").status_code == 200
-    assert len(house.call("pair", {}).json()["CUDA_VISIBLE_DEVICES"].split(",")) == 2
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["CUDA_VISIBLE_DEVICES"].split(",")) == 2
 
 
 def test_s070_the_catalogue_can_be_listed(house: Stack) -> None:
@@ -296,7 +313,7 @@ def test_s073_without_regions_any_node_will_do(house: Stack) -> None:
 
 def test_s074_regions_restrict_and_a_missing_node_is_waited_for(house: Stack) -> None:
     deployed(house, "East", machine_type="XS", regions=["us-east"], max_concurrency=3, keep_alive=30)
-    together(house, "east", 6, 2)
+    assert len(at_three_runners(house, "east")) == 6
     assert node_of(house, "east") == {"a"}
     nowhere = deployed(house, "Nowhere", machine_type="XS", regions=["us-west"], ok=False)
     assert nowhere["error"]["code"] == "machine.unavailable"
@@ -307,7 +324,7 @@ def test_s074_regions_restrict_and_a_missing_node_is_waited_for(house: Stack) ->
         "recreate",
         machine_type="XS",
         regions=["us-west"],
-        request_start_timeout=2,
+        request_start_timeout=1,
     )
     answer = house.call("nowhere", {})
     assert answer.status_code == 503

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from tests.behaviours.conftest import ECHO, renamed
-from tests.stack import CALLER, Notebook, Stack, wait_for
+from tests.stack import CALLER, Notebook, Stack, alive, stack, wait_for
 
 
 def stop_all(shared: Stack, app: str) -> None:
@@ -141,21 +143,30 @@ def test_s052_stop_ends_the_temporary_url(notebook: Notebook, shared: Stack) -> 
     assert "stopped" not in str(shared.cli_json("apps", "list"))
 
 
-def test_s053_a_deployed_url_stays_until_deleted(fresh: Stack) -> None:
-    kernel = Notebook(fresh)
+@pytest.fixture
+def apart() -> Iterator[Stack]:
+    """A backend that can have its port again: others who start meanwhile take the next after the usual."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with stack("--port", str(port)) as running:
+        yield running
+
+
+def test_s053_a_deployed_url_stays_until_deleted(apart: Stack) -> None:
+    kernel = Notebook(apart)
     try:
         kernel.run(renamed(ECHO, "Echo", "Stays"))
         assert kernel.run("%fal deploy Stays").error is None
     finally:
         kernel.close()
-    url = f"{fresh.url}/run/{fresh.owner}/stays"
-    assert fresh.call(url, {}).status_code == 200
-    record = fresh.places.read_backend_file()
+    url = f"{apart.url}/run/{apart.owner}/stays"
+    assert apart.call(url, {}).status_code == 200
+    record = apart.places.read_backend_file()
     assert record is not None
     os.kill(int(record["pid"]), signal.SIGTERM)
-    wait_for("the server to end", lambda: fresh.places.read_backend_file() is None)
-    port = str(httpx.URL(fresh.url).port)
-    fresh.start("--port", port)
-    assert fresh.call(url, {}).status_code == 200
-    assert fresh.cli("apps", "delete", "stays").returncode == 0
-    wait_for("404", lambda: fresh.call(url, {}).status_code == 404)
+    wait_for("the server to end", lambda: not alive(int(record["pid"])))
+    port = str(httpx.URL(apart.url).port)
+    apart.start("--port", port)
+    assert apart.call(url, {}).status_code == 200
+    assert apart.cli("apps", "delete", "stays").returncode == 0
+    wait_for("404", lambda: apart.call(url, {}).status_code == 404)

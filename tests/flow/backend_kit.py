@@ -23,7 +23,7 @@ from fal_notebook import bundle, schema
 from fal_notebook.app import App
 from fal_notebook.places import Places
 from tests import images
-from tests.stack import CALLER
+from tests.stack import CALLER, NOTED
 
 __all__ = ["FINAL", "Backend", "running_backend", "wait_for"]
 
@@ -91,7 +91,9 @@ class Backend:
     def local(self) -> httpx.Client:
         """Return a client of the private socket."""
         transport = httpx.HTTPTransport(uds=str(self.run_folder / "api.sock"), verify=False)
-        return httpx.Client(transport=transport, base_url="http://b", headers=self.headers, timeout=60)
+        return httpx.Client(
+            transport=transport, base_url="http://b", headers=self.headers, timeout=60, event_hooks=NOTED
+        )
 
     def api(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         with self.local() as client:
@@ -116,11 +118,15 @@ class Backend:
         body = {"spec": spec.model_dump(mode="json"), "manifest": frozen.manifest.model_dump(mode="json")}
         return self.api("POST", "/deployments", json=body | asked)
 
-    def deploy(self, cls: type[App], **asked: Any) -> dict[str, Any]:
-        """Deploy a class and return the deployment when its outcome is decided."""
+    def begin(self, cls: type[App], **asked: Any) -> str:
+        """Begin a deployment of a class and return its id."""
         answer = self.ship(cls, **asked)
         assert answer.status_code == 201, answer.text
-        return self.decided(answer.json()["deployment_id"])
+        return str(answer.json()["deployment_id"])
+
+    def deploy(self, cls: type[App], **asked: Any) -> dict[str, Any]:
+        """Deploy a class and return the deployment when its outcome is decided."""
+        return self.decided(self.begin(cls, **asked))
 
     def decided(self, deployment_id: str) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:

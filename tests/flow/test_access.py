@@ -21,7 +21,7 @@ import fal_notebook as fal
 from fal_notebook import bundle, schema
 from tests.access_cells import CALLERS, MODES, OPERATIONS, expected
 from tests.flow.backend_kit import FINAL, Backend, running_backend, wait_for
-from tests.stack import CALLER
+from tests.stack import CALLER, NOTED
 
 
 class Open(fal.App):
@@ -57,7 +57,7 @@ class Person:
         self, method: str, path: str, body: Any = None, *, content: bytes | None = None
     ) -> httpx.Response:
         transport = httpx.HTTPTransport(local_address=_next_address(), verify=False)  # no TLS here
-        with httpx.Client(transport=transport, timeout=60) as client:
+        with httpx.Client(transport=transport, timeout=60, event_hooks=NOTED) as client:
             return client.request(method, self.url + path, json=body, content=content, headers=self.headers)
 
     @property
@@ -256,7 +256,7 @@ def test_a_revoked_key_ends_its_streams_and_its_next_call(root: Person) -> None:
     readers = {name: Reader(who, "/api/v1/events") for name, who in keys.items()}
     gone = str(keys["revoked"].key).partition(":")[0]
     assert root.ask("DELETE", f"/api/v1/keys/{gone}").status_code == 200
-    wait_for("the stream to end", lambda: readers["revoked"].has_ended, 5)
+    wait_for("the stream to end", lambda: readers["revoked"].has_ended)
     assert keys["revoked"].ask("GET", "/api/v1/apps").status_code == 401
     assert not readers["kept"].has_ended
     assert keys["kept"].ask("GET", "/api/v1/apps").status_code == 200
@@ -270,7 +270,7 @@ def test_who_leaves_a_team_reads_no_more_of_it(root: Person) -> None:
     guest = Person(root.url, own.key, "club")
     reader, own_reader = Reader(guest, "/api/v1/events"), Reader(own, "/api/v1/events")
     assert root.ask("DELETE", "/api/v1/teams/club/members/guest").status_code == 204
-    wait_for("the stream to end", lambda: reader.has_ended, 5)
+    wait_for("the stream to end", lambda: reader.has_ended)
     assert guest.ask("GET", "/api/v1/apps").status_code == 403
     assert own.ask("GET", "/api/v1/apps").status_code == 200
     assert not own_reader.has_ended

@@ -14,7 +14,7 @@ import pytest
 
 import fal_notebook as fal
 from fal_notebook.app import App
-from tests.flow.backend_kit import Backend, running_backend, wait_for
+from tests.flow.backend_kit import FINAL, Backend, running_backend, wait_for
 from tests.stack import CALLER
 
 
@@ -90,9 +90,10 @@ def test_a_failed_redeploy_leaves_traffic_where_it_was(backend: Backend) -> None
 
 def test_a_new_revision_takes_over_without_a_failed_call(backend: Backend) -> None:
     backend.deploy(app_of("moves", 1))
-    began = backend.ship(app_of("moves", 2)).json()
+    began = backend.begin(app_of("moves", 2))
     seen = set()
-    while backend.get(f"/deployments/{began['deployment_id']}")["state"] not in ("draining", "done"):
+    while (state := backend.get(f"/deployments/{began}")["state"]) not in ("draining", "done"):
+        assert state not in FINAL, state
         answer = backend.call("moves")
         assert answer.status_code == 200
         seen.add(answer.json()["value"])
@@ -109,25 +110,25 @@ def test_recreate_switches_at_once_and_starts_nothing(backend: Backend) -> None:
 
 
 def test_a_cancelled_deployment_leaves_nothing(backend: Backend) -> None:
-    began = backend.ship(app_of("cancelled", sleeps=30)).json()
+    began = backend.begin(app_of("cancelled", sleeps=30))
     wait_for("setup", lambda: any(row["state"] == "SETUP" for row in backend.runners("cancelled")))
-    cancelled = backend.api("POST", f"/deployments/{began['deployment_id']}/cancel").json()
-    assert cancelled["state"] == "cancelled"
+    cancelled = backend.api("POST", f"/deployments/{began}/cancel")
+    assert (cancelled.status_code, cancelled.json().get("state")) == (200, "cancelled"), cancelled.text
     wait_for("its runner to end", lambda: not backend.runners("cancelled"))
     assert backend.api("GET", "/apps/cancelled").status_code == 404
 
 
 def test_a_newer_deployment_supersedes_one_that_has_not_switched(backend: Backend) -> None:
-    older = backend.ship(app_of("overtaken", 1, sleeps=30)).json()
+    older = backend.begin(app_of("overtaken", 1, sleeps=30))
     newer = backend.deploy(app_of("overtaken", 2))
     assert newer["state"] in ("draining", "done")
-    assert backend.decided(older["deployment_id"])["state"] == "superseded"
+    assert backend.decided(older)["state"] == "superseded"
     assert backend.call("overtaken").json()["value"] == 2
 
 
 def test_a_runner_that_ends_takes_nothing_from_one_that_starts(backend: Backend) -> None:
     for number in range(5):
-        backend.ship(app_of(f"crossing-{number}", 1, sleeps=30))
+        backend.begin(app_of(f"crossing-{number}", 1, sleeps=30))
         assert backend.deploy(app_of(f"crossing-{number}", 2))["state"] in ("draining", "done")
 
 
@@ -151,7 +152,7 @@ def test_a_temporary_app_is_public_and_ends_with_its_session(backend: Backend) -
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    wait_for("the URL to end", lambda: backend.call("brief-dev-0a1b2c").status_code == 404, 5 * 2)
+    wait_for("the URL to end", lambda: backend.call("brief-dev-0a1b2c").status_code == 404)
     wait_for("the runner to end", lambda: not Path(f"/proc/{runner['pid']}").exists())
 
 
@@ -214,11 +215,11 @@ def test_an_idle_runner_goes_and_a_call_brings_one_back(backend: Backend) -> Non
 def test_a_killed_backend_finishes_what_was_under_way_and_keeps_its_runners(backend: Backend) -> None:
     backend.deploy(app_of("survivor"))
     before = backend.call("survivor").json()["pid"]
-    began = backend.ship(app_of("halfway", 5, sleeps=2)).json()
+    began = backend.begin(app_of("halfway", 5, sleeps=2))
     wait_for("setup", lambda: any(row["state"] == "SETUP" for row in backend.runners("halfway")))
     old = backend.record["backend_pid"]
     backend.kill_backend()
-    assert backend.decided(began["deployment_id"])["state"] in ("draining", "done")
+    assert backend.decided(began)["state"] in ("draining", "done")
     assert backend.record["backend_pid"] != old
     assert backend.call("survivor").json()["pid"] == before
     assert backend.call("halfway").json()["value"] == 5

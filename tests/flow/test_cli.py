@@ -135,19 +135,19 @@ def test_a_run_that_is_killed_leaves_no_app(shared: Stack) -> None:
     wait_for("the URL to end", lambda: CALLER.post(url, json={}, timeout=30).status_code == 404)
 
 
-def test_logs_are_filtered_and_followed(cold: Stack) -> None:
-    cold.deploy(echo("Logged"), name="logged.py")
+def test_logs_are_filtered_and_followed(shared: Stack) -> None:
+    shared.deploy(echo("Logged"), name="logged.py")
     for number in range(3):
-        assert cold.call("logged", {"x": number}).status_code == 200
-    wait_for("all lines", lambda: [t for t in cold.logs("logged") if t == "called with 2"])
-    found = json.loads(cold.cli("logs", "logged", "--search", "with 1", "--json").stdout)["logs"]
+        assert shared.call("logged", {"x": number}).status_code == 200
+    wait_for("all lines", lambda: [t for t in shared.logs("logged") if t == "called with 2"])
+    found = json.loads(shared.cli("logs", "logged", "--search", "with 1", "--json").stdout)["logs"]
     assert [line["text"] for line in found] == ["called with 1"]
-    last = json.loads(cold.cli("logs", "logged", "-n", "1", "--json").stdout)["logs"]
+    last = json.loads(shared.cli("logs", "logged", "-n", "1", "--json").stdout)["logs"]
     assert [line["text"] for line in last] == ["called with 2"]
-    with cold.cli_running("logs", "logged", "--follow", "-n", "1") as process:
+    with shared.cli_running("logs", "logged", "--follow", "-n", "1") as process:
         assert process.stdout is not None
         assert "called with 2" in process.stdout.readline()
-        cold.call("logged", {"x": 77})
+        shared.call("logged", {"x": 77})
         assert "called with 77" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -199,29 +199,29 @@ def test_a_command_leaves_no_connection_open_behind_it(cold: Stack) -> None:
         assert "ResourceWarning" not in done.stderr
 
 
-def test_lists_and_deletion(cold: Stack) -> None:
-    cold.deploy(echo("Listed"), name="listed.py")
-    assert "listed" in cold.cli("apps", "list").stdout
-    names = [app["alias"] for app in cold.cli_json("apps", "list", "--filter", "isted")["apps"]]
+def test_lists_and_deletion(shared: Stack) -> None:
+    shared.deploy(echo("Listed"), name="listed.py")
+    assert "listed" in shared.cli("apps", "list").stdout
+    names = [app["alias"] for app in shared.cli_json("apps", "list", "--filter", "isted")["apps"]]
     assert "listed" in names
     assert all("isted" in name for name in names)
-    counts = [app["active_runners"] for app in cold.cli_json("apps", "list", "--sort-by-runners")["apps"]]
+    counts = [app["active_runners"] for app in shared.cli_json("apps", "list", "--sort-by-runners")["apps"]]
     assert counts == sorted(counts)
-    assert "listed" in cold.cli("apps", "list", "--regions", "eu").stdout, "it may run anywhere"
-    assert "`runners list`" in cold.cli("runners", "stop", "nobody").stderr
-    assert cold.cli_json("machines", "list")["machines"][0]["name"] == "XS"
-    wrong = cold.cli("apps", "delete", "listd")
+    assert "listed" in shared.cli("apps", "list", "--regions", "eu").stdout, "it may run anywhere"
+    assert "`runners list`" in shared.cli("runners", "stop", "nobody").stderr
+    assert shared.cli_json("machines", "list")["machines"][0]["name"] == "XS"
+    wrong = shared.cli("apps", "delete", "listd")
     assert wrong.returncode == 1
     assert "Did you mean `listed`?" in wrong.stderr
-    assert cold.cli_json("apps", "delete", "listed")["deleted"] is True
-    assert cold.call("listed", {}).status_code == 404
+    assert shared.cli_json("apps", "delete", "listed")["deleted"] is True
+    assert shared.call("listed", {}).status_code == 404
 
 
-def test_the_doctor_tells_the_truth_about_the_sandbox(cold: Stack) -> None:
-    found = cold.cli_json("doctor")
+def test_the_doctor_tells_the_truth_about_the_sandbox(shared: Stack) -> None:
+    found = shared.cli_json("doctor")
     checks = {check["name"]: check for check in found["checks"]}
     assert checks["backend"]["verdict"] == "ok"
-    tiers = {runner["sandbox"] for runner in cold.api("GET", "/runners").json()["runners"]} - {""}
+    tiers = {runner["sandbox"] for runner in shared.api("GET", "/runners").json()["runners"]} - {""}
     expected = "basic" if os.geteuid() == 0 else "none"
     assert tiers <= {expected}
     assert checks["sandbox"]["verdict"] == ("ok" if expected == "basic" else "warn")
@@ -242,13 +242,13 @@ def test_no_command_prints_the_key(shared: Stack) -> None:
             assert secret not in done.stdout + done.stderr
 
 
-def test_serve_again_finds_the_running_backend(cold: Stack) -> None:
-    again = cold.cli_json("serve", "--background")
-    assert (again["pid"], again["url"]) == (cold.info["pid"], cold.info["url"])
+def test_serve_again_finds_the_running_backend(shared: Stack) -> None:
+    again = shared.cli_json("serve", "--background")
+    assert (again["pid"], again["url"]) == (shared.info["pid"], shared.info["url"])
     assert set(again) == {"url", "tls_url", "home", "pid", "backend_pid"}
-    text = cold.cli("serve").stdout
+    text = shared.cli("serve").stdout
     assert "Already serving" in text
-    assert str(cold.places.local_key) in text
+    assert str(shared.places.local_key) in text
     assert "GPUs: none found" in text
 
 

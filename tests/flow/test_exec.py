@@ -16,6 +16,9 @@ import pytest
 
 from tests.stack import FAL_NB, Stack, process_ids_with, stack, wait_for
 
+NAP = 1_000_000 + os.getpid()
+"""Seconds that nobody else's `sleep` has: by them a program is found among all processes of this machine."""
+
 SOURCE = """
 import os
 from pathlib import Path
@@ -99,20 +102,22 @@ def test_it_is_the_runner_s_user_in_the_runner_s_folder_without_secrets(house: S
 
 
 def test_an_interrupt_ends_it(house: Stack, runner: str) -> None:
-    with running(house, runner, "--", "sh", "-c", "echo begun; sleep 1003") as process:
+    with running(house, runner, "--", "sh", "-c", f"echo begun; sleep {NAP}.3") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-    wait_for("its end", lambda: not process_ids_with("sleep\x001003"))
+        assert (process.wait(30), process.stderr and process.stderr.read()) == (130, "")
+    wait_for("its end", lambda: not process_ids_with(f"sleep\0{NAP}.3"))
 
 
 def test_whoever_leaves_ends_it_with_all_that_it_started(house: Stack, runner: str) -> None:
-    with running(house, runner, "--", "sh", "-c", "setsid sleep 1004 & echo begun; sleep 1004") as process:
+    with running(
+        house, runner, "--", "sh", "-c", f"setsid sleep {NAP}.4 & echo begun; sleep {NAP}.4"
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.kill()
-    wait_for("its end", lambda: not process_ids_with("sleep\x001004"))
+    wait_for("its end", lambda: not process_ids_with(f"sleep\0{NAP}.4"))
 
 
 def test_a_shell_has_a_terminal_and_gives_ours_back(house: Stack, runner: str) -> None:
@@ -139,10 +144,10 @@ def test_a_shell_has_a_terminal_and_gives_ours_back(house: Stack, runner: str) -
         read(b"42xterm")
         assert b"33 101" in seen
         assert b"/dev/pts/" in seen
-        os.write(master, b"sleep 1005\n")
-        wait_for("the program", lambda: process_ids_with("sleep\x001005"))
+        os.write(master, f"sleep {NAP}.5\n".encode())
+        wait_for("the program", lambda: process_ids_with(f"sleep\0{NAP}.5"))
         os.write(master, b"\x03")
-        wait_for("its end", lambda: not process_ids_with("sleep\x001005"))
+        wait_for("its end", lambda: not process_ids_with(f"sleep\0{NAP}.5"))
         os.write(master, b"exit 5\n")
         assert process.wait(30) == 5
         assert termios.tcgetattr(slave) == before
@@ -190,7 +195,7 @@ def test_logs_and_gpus_of_runners(house: Stack, runner: str) -> None:
 
 
 def test_the_runner_s_end_ends_it(house: Stack, runner: str) -> None:
-    with running(house, runner, "--", "sh", "-c", "echo begun; sleep 1006") as process:
+    with running(house, runner, "--", "sh", "-c", f"echo begun; sleep {NAP}.6") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         house.cli_json("runners", "kill", runner)

@@ -9,12 +9,11 @@ in the first 30 seconds are the most: `tests/unit/test_scaling.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from tests.stack import Notebook, Stack, stack, wait_for
+from tests.stack import Notebook, Stack, wait_for
 
 BODY = """
     @fal.endpoint("/")
@@ -69,13 +68,6 @@ FAULTS = {
         "loading", "raise `startup_timeout`",
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Stack]:
-    """A backend of its own: its apps list holds this file's apps only."""
-    with stack() as running:
-        yield running
 
 
 @pytest.mark.parametrize("letter", FAULTS)

@@ -296,10 +296,8 @@ def test_an_expired_file_is_gone_from_the_disk_too(backend: Stack) -> None:
     url = upload(backend, data, **lifetime).json()["access_url"]
     first = CALLER.get(url)
     assert "max-age=1," in first.headers["cache-control"] or "max-age=0," in first.headers["cache-control"]
-    wait_for("the file to expire", lambda: CALLER.get(url).status_code == 404, 10)
-    wait_for(
-        "its bytes to go", lambda: hashlib.sha256(data).hexdigest() not in left_over(backend, "objects"), 10
-    )
+    wait_for("the file to expire", lambda: CALLER.get(url).status_code == 404)
+    wait_for("its bytes to go", lambda: hashlib.sha256(data).hexdigest() not in left_over(backend, "objects"))
     for wrong in (
         "{",
         "[]",
@@ -364,7 +362,7 @@ def killed_at_half(made: Stack, path: str) -> None:
 
 def test_a_client_killed_in_the_middle_leaves_nothing(hasty: Stack) -> None:
     killed_at_half(hasty, "/files/upload")
-    wait_for("the half to go", lambda: left_over(hasty, "incoming") == [], 10)
+    wait_for("the half to go", lambda: left_over(hasty, "incoming") == [])
     begun = CALLER.post(f"{hasty.url}/files/upload/multipart", headers=auth(hasty)).json()
     base = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}"
     CALLER.put(f"{hasty.url}{base}/1", content=bytes(MB), headers=auth(hasty))
@@ -389,9 +387,9 @@ def test_a_backend_killed_during_an_upload_leaves_nothing_and_keeps_the_rest(bac
         wait_for("bytes on the disk", lambda: left_over(backend, "incoming") != [])
         os.kill(pid, 9)
         process.kill()
-    wait_for("another backend", lambda: backend.backend_pid not in (0, pid), 20)
-    wait_for("the file", lambda: _answers(kept), 20)
-    wait_for("the half to go", lambda: left_over(backend, "incoming") == [], 10)
+    wait_for("another backend", lambda: backend.backend_pid not in (0, pid))
+    wait_for("the file", lambda: _answers(kept))
+    wait_for("the half to go", lambda: left_over(backend, "incoming") == [])
 
 
 def _answers(url: str) -> bool:
@@ -468,9 +466,7 @@ def test_an_app_takes_files_and_answers_with_files(backend: Stack) -> None:
         timeout=60,
     ).json()
     assert mine["same"]["url"].startswith(f"http://localhost:{port}/files/"), "the caller's own address"
-    wait_for(
-        "what the caller wants short-lived", lambda: CALLER.get(mine["same"]["url"]).status_code == 404, 10
-    )
+    wait_for("what the caller wants short-lived", lambda: CALLER.get(mine["same"]["url"]).status_code == 404)
     rest = backend.call("copies", {}, path="/last").json()
     assert rest["last"] == str(len(data))
     assert "not an address of the internet" in rest["refused"]

@@ -35,10 +35,19 @@ class {name}(fal.App):
 """
 
 
-@pytest.fixture
-def house() -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def started() -> Iterator[Stack]:
     with stack(start=False) as made:
         yield made.start(*NODES)
+
+
+@pytest.fixture
+def house(started: Stack) -> Iterator[Stack]:
+    """Two nodes that a test finds empty, and leaves so."""
+    yield started
+    for app in started.api("GET", "/apps").json()["apps"]:
+        assert started.api("DELETE", f"/apps/{app['alias']}").status_code == 200
+    wait_for("all runners to end", lambda: not started.runners())
 
 
 @pytest.fixture
@@ -60,9 +69,12 @@ def holders(house: Stack) -> list[tuple[str, str]]:
 
 
 def host_pid(house: Stack, node: str) -> int:
-    found = [pid for pid in process_ids_with(f"name={node},") if "runtime.host" in command(pid)]
-    mine = [pid for pid in found if str(house.root) in command(pid)]
-    return mine[0] if mine else 0
+    def hosts() -> list[int]:
+        found = [pid for pid in process_ids_with(f"name={node},") if "runtime.host" in command(pid)]
+        return [pid for pid in found if str(house.root) in command(pid)]
+
+    # What it starts looks like it for a moment, between fork and exec.
+    return int(wait_for("one host", lambda: len(found := hosts()) == 1 and found[0]))
 
 
 def command(pid: int) -> str:

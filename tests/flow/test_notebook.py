@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from fal_notebook.wire import MIME_TYPE
-from tests.stack import CALLER, Cell, Notebook, Stack, wait_for
+from tests.stack import CALLER, Cell, Notebook, Stack, wait_for, waits_for
 
 APP = """
 from pydantic import BaseModel
@@ -58,6 +59,10 @@ def temporary(shared: Stack, start: str) -> list[str]:
     return [str(found["alias"]) for found in listed if str(found["alias"]).startswith(f"{start}-dev-")]
 
 
+def runners_of(shared: Stack, start: str) -> list[str]:
+    return [found["runner_id"] for found in shared.runners() if found["alias"].startswith(f"{start}-dev-")]
+
+
 def test_a_card_has_our_data_then_html_then_text(notebook: Notebook) -> None:
     cell, url = notebook.run_app(app("Carded"))
     data = cell.mime(MIME_TYPE)
@@ -81,16 +86,16 @@ def test_the_ready_line_and_a_curl_without_key_are_shown(notebook: Notebook) -> 
 def test_a_cell_run_again_keeps_its_url_and_is_replaced_with_no_gap(notebook: Notebook) -> None:
     _, url = notebook.run_app(app("Again"))
     message = notebook.send("%%fal_app\n" + app("Again", version="2", setup="import time; time.sleep(0.5)"))
-    answers = []
-    for _ in range(200):
+    end, version = time.monotonic() + 60, 1
+    while version == 1:
         answer = CALLER.post(url, json={}, timeout=30)
-        answers.append((answer.status_code, answer.json().get("version")))
-        if answers[-1][1] == 2:
-            break
+        assert answer.status_code == 200, answer.text
+        version = answer.json()["version"]
+        assert time.monotonic() < end, "the new version never answered"
     cell = notebook.result(message)
+    assert cell.error is None, cell.text
     assert url in cell.text
-    assert {status for status, _ in answers} == {200}
-    assert answers[-1] == (200, 2)
+    assert CALLER.post(url, json={}, timeout=30).json() == {"x": 1, "version": 2}
 
 
 def test_each_app_of_a_cell_is_shipped(notebook: Notebook, shared: Stack) -> None:
@@ -145,16 +150,12 @@ def test_a_failed_rerun_keeps_the_running_app(notebook: Notebook) -> None:
 
 def test_an_interrupt_before_ready_leaves_nothing(notebook: Notebook, shared: Stack) -> None:
     message = notebook.send("%%fal_app\n" + app("Slow", setup="import time; time.sleep(60)"))
-    wait_for(
-        "the runner to start", lambda: [r for r in shared.runners() if r["alias"].startswith("slow-dev-")]
-    )
+    wait_for("the runner to start", lambda: runners_of(shared, "slow"))
     notebook.interrupt()
-    cell = notebook.result(message, timeout_s=20)
+    cell = notebook.result(message)
     assert cell.error is not None
     assert "nothing of it is left" in cell.text
-    wait_for(
-        "the runner to end", lambda: not [r for r in shared.runners() if r["alias"].startswith("slow-dev-")]
-    )
+    wait_for("the runner to end", lambda: not runners_of(shared, "slow"))
     assert not temporary(shared, "slow")
     assert notebook.run("1 + 1").error is None
 
@@ -200,11 +201,12 @@ def test_a_gpu_that_no_node_has_says_what_is_available(notebook: Notebook) -> No
 
 
 def test_an_interrupted_deploy_goes_on_and_says_how_to_follow_it(notebook: Notebook, shared: Stack) -> None:
-    notebook.run(app("GoesOn", setup="import time; time.sleep(4)"))
-    message = notebook.send("%fal deploy GoesOn")
-    wait_for("the runner to start", lambda: shared.runners("goes-on"))
-    notebook.interrupt()
-    cell = notebook.result(message, timeout_s=20)
+    with shared.gate() as gate:
+        notebook.run(app("GoesOn", setup=waits_for(gate)))
+        message = notebook.send("%fal deploy GoesOn")
+        wait_for("the runner to start", lambda: shared.runners("goes-on"))
+        notebook.interrupt()
+        cell = notebook.result(message)
     assert cell.error is not None
     assert "goes on" in cell.text
     assert "%fal apps delete goes-on" in cell.text
@@ -229,9 +231,10 @@ AsyncClient.deploy = deploy
 def test_a_deploy_interrupted_before_its_answer_goes_on_and_is_told(
     notebook: Notebook, shared: Stack
 ) -> None:
-    notebook.run(app("BeforeAnswer", setup="import time; time.sleep(2)"))
-    notebook.run(INTERRUPTED_BEFORE_THE_ANSWER)
-    cell = notebook.run("%fal deploy BeforeAnswer")
+    with shared.gate() as gate:
+        notebook.run(app("BeforeAnswer", setup=waits_for(gate)))
+        notebook.run(INTERRUPTED_BEFORE_THE_ANSWER)
+        cell = notebook.run("%fal deploy BeforeAnswer")
     assert cell.error is not None
     assert "goes on" in cell.text
     assert "%fal apps delete before-answer" in cell.text
@@ -240,10 +243,10 @@ def test_a_deploy_interrupted_before_its_answer_goes_on_and_is_told(
 
 def test_a_run_interrupted_before_its_answer_leaves_nothing(notebook: Notebook, shared: Stack) -> None:
     notebook.run(INTERRUPTED_BEFORE_THE_ANSWER)
-    cell = notebook.run("%%fal_app\n" + app("NothingLeft", setup="import time; time.sleep(5)"))
+    cell = notebook.run("%%fal_app\n" + app("NothingLeft", setup="import time; time.sleep(60)"))
     assert cell.error is not None
     assert "nothing of it is left" in cell.text
-    wait_for("its runner to end", lambda: not shared.runners("nothing-left"))
+    wait_for("its runner to end", lambda: not runners_of(shared, "nothing-left"))
     assert not temporary(shared, "nothing-left")
 
 
@@ -353,7 +356,7 @@ def test_an_interrupt_during_the_check_sends_nothing(notebook: Notebook, shared:
         if "reducing" in str(found["content"].get("text", "")):
             break
     notebook.interrupt()
-    cell = notebook.result(message, timeout_s=25)
+    cell = notebook.result(message)
     assert cell.error is not None
     assert not temporary(shared, "checking")
     assert notebook.run("1 + 1").error is None

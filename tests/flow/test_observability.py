@@ -90,7 +90,9 @@ def test_a_call_tells_where_its_time_went_and_the_log_agrees(live: Stack) -> Non
     assert (line["runner"], line["attempts"]) == (first.headers["x-fal-runner-id"], 1)
     assert line["revision"] == first.headers["x-fal-revision"]
     assert line["cold_start_ms"] == pytest.approx(spent["start"], abs=1)
-    assert line["inference_ms"] == pytest.approx(spent["run"], abs=100)
+    assert line["inference_ms"] >= spent["run"] - 1, (
+        "to the end of the answer; the header tells of its beginning"
+    )
     assert line["key_id"] == live.key.partition(":")[0]
     assert (line["bytes_in"], line["bytes_out"]) == (16, len(first.content))
     second = live.call("watched", {"seconds": 0.0})

@@ -21,6 +21,7 @@ SOURCE = """
     class Job(BaseModel):
         name: str = ""
         seconds: float = 0.0
+        gate: str = ""
 
     class Worker(fal.App):
         keep_alive = 300
@@ -29,7 +30,8 @@ SOURCE = """
         @fal.endpoint("/")
         def work(self, job: Job) -> dict:
             print(f"begin {job.name}", flush=True)
-            time.sleep(job.seconds)
+            while job.gate and not os.path.exists(job.gate):
+                time.sleep(0.02)
             return {"name": job.name, "pid": os.getpid()}
 
         @fal.endpoint("/wait")
@@ -97,20 +99,24 @@ def test_a_request_starts_a_runner_and_its_answer_is_kept(live: Stack) -> None:
 
 
 def test_a_call_through_a_kill_of_the_backend_runs_once(live: Stack) -> None:
-    request_id = submit(live, name="long", seconds=10)
-    wait_for("the call to run", lambda: begun(live, "long") == 1)
-    old = live.backend_pid
-    os.kill(old, signal.SIGKILL)
-    wait_for("the next backend", lambda: live.backend_pid not in (0, old))
+    with live.gate() as gate:
+        request_id = submit(live, name="long", gate=str(gate))
+        wait_for("the call to run", lambda: begun(live, "long") == 1)
+        old = live.backend_pid
+        os.kill(old, signal.SIGKILL)
+        wait_for("the next backend", lambda: live.backend_pid not in (0, old))
+        wait_for("its answer", lambda: status(live, request_id)["status"] == "IN_PROGRESS")
     assert result(live, request_id)["name"] == "long"
     assert begun(live, "long") == 1
 
 
 def test_a_call_whose_runner_is_killed_is_made_again_and_answered_once(live: Stack) -> None:
     pid = result(live, submit(live, name="who"))["pid"]
-    request_id = submit(live, name="struck", seconds=8)
-    wait_for("the call to run", lambda: begun(live, "struck") == 1)
-    os.kill(int(pid), signal.SIGKILL)
+    with live.gate() as gate:
+        request_id = submit(live, name="struck", gate=str(gate))
+        wait_for("the call to run", lambda: begun(live, "struck") == 1)
+        os.kill(int(pid), signal.SIGKILL)
+        wait_for("the second try", lambda: begun(live, "struck") == 2)
     answer = result(live, request_id)
     assert answer["pid"] != pid
     assert begun(live, "struck") == 2

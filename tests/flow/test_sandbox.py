@@ -36,7 +36,7 @@ class {name}(fal.App):
             "keys": told(lambda: os.listdir("{home}/keys")),
             "store": told(lambda: os.listdir("{home}/store")),
             "blobs": told(lambda: os.listdir("{home}/blobs")),
-            "tmp": told(lambda: Path("/tmp/neighbour").exists()),
+            "tmp": told(lambda: Path("{neighbour}").exists()),
             "parent": told(lambda: Path(f"/proc/{{os.getppid()}}/environ").read_bytes().decode()),
             "kill": told(lambda: os.kill({pid}, 0)),
             "system": told(lambda: Path("/usr/written").write_text("x")),
@@ -55,8 +55,14 @@ def house(shared: Stack) -> Stack:
     return shared
 
 
+def neighbour(house: Stack) -> Path:
+    return Path(f"{house.root}-neighbour")
+
+
 def seen(house: Stack, name: str, settings: str = "") -> dict[str, Any]:
-    source = SOURCE.format(name=name, home=house.home, pid=house.backend_pid, settings=settings)
+    source = SOURCE.format(
+        name=name, home=house.home, pid=house.backend_pid, settings=settings, neighbour=neighbour(house)
+    )
     house.deploy(source, name=f"{name.lower()}.py")
     answer: dict[str, Any] = house.call(name.lower(), {}).json()
     return answer
@@ -76,13 +82,13 @@ def test_an_app_has_a_user_of_its_own_and_no_rights(house: Stack) -> None:
 
 
 def test_tmp_is_its_own_and_the_persistent_folder_is_its_owners(house: Stack) -> None:
-    neighbour = Path("/tmp/neighbour")
-    neighbour.write_text("x")
+    beside = neighbour(house)
+    beside.write_text("x")
     try:
         first = seen(house, "First")
         second = seen(house, "Second", settings='requirements = ["vadersentiment==3.3.2"]')
     finally:
-        neighbour.unlink()
+        beside.unlink()
     assert not first["tmp"]
     assert first["ids"][0] != second["ids"][0], "another image is another user"
     assert first["ids"][1] == second["ids"][1], "of the same owner's group"
