@@ -47,6 +47,7 @@ __all__ = [
     "ScaleSpec",
     "SessionInfo",
     "SessionRequest",
+    "Shipped",
     "SourceText",
     "Strategy",
     "Urls",
@@ -80,6 +81,13 @@ class Wire(BaseModel):
 
     # Built at first use: a command needs a few of them, and building all is a good part of its start.
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+class Shipped(Wire):
+    """Base of what becomes rows as it was sent."""
+
+    # Any limit has texts looked at: half a surrogate, which JSON can name and no column can hold, is refused.
+    model_config = ConfigDict(str_max_length=MOST)
 
 
 def build_models(base: type[Wire] = Wire) -> None:
@@ -167,7 +175,7 @@ class AppState(StrEnum):
     """Starts crash; see `state_reason`."""
 
 
-class ScaleSpec(Wire):
+class ScaleSpec(Shipped):
     """Settings of an app that its owner may change without a new revision; None: not given in code."""
 
     keep_alive: int | None = Field(None, ge=0, le=MOST)
@@ -194,7 +202,7 @@ class ScaleSpec(Wire):
     """Regions that runners may be in; None or empty: any."""
 
 
-class EndpointSpec(Wire):
+class EndpointSpec(Shipped):
     """One `@endpoint` method."""
 
     path: str
@@ -206,7 +214,7 @@ class EndpointSpec(Wire):
     """Line in the cell or file, from 1."""
 
 
-class CellRef(Wire):
+class CellRef(Shipped):
     """Which cell something came from."""
 
     execution_count: int | None = None
@@ -214,7 +222,7 @@ class CellRef(Wire):
     line: int | None = None
 
 
-class AppSpec(Wire):
+class AppSpec(Shipped):
     """What an App class says of itself; made by `fal_notebook.app.describe`."""
 
     class_name: str
@@ -242,7 +250,7 @@ class AppSpec(Wire):
     """OpenAPI document as a JSON string (saving a notebook would sort an object's keys)."""
 
 
-class Capture(Wire):
+class Capture(Shipped):
     """One global or closure variable that the App uses and that is shipped by value."""
 
     name: str
@@ -256,7 +264,7 @@ class Capture(Wire):
     """The cell that last bound it."""
 
 
-class LocalModule(Wire):
+class LocalModule(Shipped):
     """A module beside the notebook that is shipped by value."""
 
     name: str
@@ -264,7 +272,7 @@ class LocalModule(Wire):
     size_bytes: int
 
 
-class SourceText(Wire):
+class SourceText(Shipped):
     """Text that code of a bundle was compiled from, so that a traceback on a runner shows its lines."""
 
     filename: str
@@ -273,7 +281,7 @@ class SourceText(Wire):
     cell: CellRef | None = None
 
 
-class BundleManifest(Wire):
+class BundleManifest(Shipped):
     """All that is known of a bundle without unpickling it."""
 
     identity: str
@@ -299,7 +307,7 @@ class BundleManifest(Wire):
     cell: CellRef | None = None
 
 
-class DeployRequest(Wire):
+class DeployRequest(Shipped):
     """Body of `POST /api/v1/deployments`; blobs named here were uploaded before."""
 
     spec: AppSpec

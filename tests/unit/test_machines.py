@@ -136,6 +136,9 @@ def test_a_gpus_model_is_the_end_of_its_machine_types_name(name: str, model: str
         {"termination_grace_s": -1},
         {"scale": {"startup_timeout": 10**18}},
         {"scale": {"min_concurrency": 10**30}},
+        {"class_name": "\ud800"},
+        {"requirements": [["\udfff"]]},
+        {"retry_config": {"\ud800": 1}},
     ],
 )
 def test_settings_that_no_machine_and_no_column_can_hold_are_refused_at_the_door(

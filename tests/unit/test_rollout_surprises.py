@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,10 @@ from fal_backend.ports import HostExited, HostState, Reader, StartOrder
 from fal_backend.services import reconcile as reconcile_room
 from fal_backend.services.catalog import Catalog
 from fal_backend.services.deploy import Author
+from fal_backend.services.ledger import Draft
 from fal_backend.services.views import error_of
 
-from fal_notebook.errors import NotFoundError
+from fal_notebook.errors import BackendError, NotFoundError
 from fal_notebook.wire import AppSpec, BundleManifest, DeployRequest, EndpointSpec, ScaleSpec
 from fal_notebook.wire_deploy import SetRevision
 from tests.unit.test_reconcile import House, _now, house
@@ -318,3 +320,15 @@ async def test_what_was_asked_for_and_withdrawn_is_not_kept_in_mind(tmp_path: Pa
         await home.deploy.cancel(row.id, "local")
         await home.until(lambda: not home.ledger.live())
         assert home.capacity._asked == set()
+
+
+async def test_what_no_column_holds_is_told_to_its_asker_and_the_loop_goes_on(tmp_path: Path) -> None:
+    async with serving(tmp_path) as home:
+        (revision,) = home.ledger.all(Revision)
+
+        def broken(draft: Draft) -> None:
+            draft.change(replace(revision, message="\ud800"))
+
+        with pytest.raises(BackendError, match="cannot be kept"):
+            await home.reconcile.submit(broken)
+        await home.state(await home.ship("app", bundle="two"), "done")

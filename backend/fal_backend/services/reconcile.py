@@ -162,6 +162,9 @@ class Reconcile:
             before = [row for row, _ in draft.changes(Alias) if row is not None]
             self._tell(draft, runners)
             await self._ledger.commit(draft)
+        except (UnicodeError, OverflowError) as error:
+            await self._decide_singly(steps, error)
+            return
         except BaseException:
             for step in steps:
                 step.fail(BackendError("The backend is ending.", fix="Try again.", code="backend.ending"))
@@ -173,6 +176,16 @@ class Reconcile:
         for step in steps:
             if step.future is not None and not step.future.done():
                 step.future.set_result(step.result)
+
+    async def _decide_singly(self, steps: list[_Step], error: Exception) -> None:
+        """After a value that no column holds: it is its asker's fault, and the others' decisions are made."""
+        if len(steps) > 1:
+            for step in steps:
+                await self._decide([step])
+            return
+        log.error("reconcile.not_kept", error=repr(error))
+        for step in steps:
+            step.fail(BackendError(f"A value cannot be kept: {error!r}.", code="backend.not_kept"))
 
     def _run_step(self, draft: Draft, step: _Step) -> None:
         try:
