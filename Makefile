@@ -83,7 +83,7 @@ flows: $(VENV)/.dev
 
 browser: $(VENV)/.dev front front-test
 	@$(PY) tests/needs.py chromium
-	$(PYTEST) -m "not slow" tests/browser
+	$(PYTEST) $(SPLIT) -m "not slow" tests/browser
 
 CLIENTS := tests/clients/js/node_modules/.package-lock.json
 $(CLIENTS): tests/clients/js/package-lock.json tests/clients/js/package.json | $(ARTIFACTS)/node/node

@@ -21,12 +21,13 @@ def violations(page: Page, selector: str = "body") -> list[str]:
         pytest.skip("axe-core is not installed (cd labextension && npm ci)")
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(SOURCE.read_text())
-    # A colour in the middle of its change is nobody's reading.
+    # A colour in the middle of its change is nobody's reading. A document does not tell of what moves in shadow roots.
     page.evaluate("""async () => {
         for (let frame = 0; frame < 3; frame++) {
             await new Promise(drawn => requestAnimationFrame(drawn));
-            await Promise.allSettled(
-                document.getAnimations().filter(one => one instanceof CSSTransition).map(one => one.finished));
+            const roots = [document, ...[...document.querySelectorAll('*')].flatMap(one => one.shadowRoot ?? [])];
+            const moving = roots.flatMap(root => root.getAnimations()).filter(one => one instanceof CSSTransition);
+            await Promise.allSettled(moving.map(one => one.finished));
         }
     }""")
     found: dict[str, Any] = page.evaluate(

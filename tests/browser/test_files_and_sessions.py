@@ -130,7 +130,6 @@ def both_themes(session: Session, name: str) -> None:
         )
         is_light = "false" if theme.endswith("Dark") else "true"
         session.page.wait_for_selector(f'body[data-jp-theme-light="{is_light}"]', state="attached")
-        session.page.wait_for_timeout(300)  # colours fade in
         assert violations(session.page, ".fal-card-output") == [], theme
         session.picture(f"{name}-{'dark' if is_light == 'false' else 'light'}")
 

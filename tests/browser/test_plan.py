@@ -35,9 +35,8 @@ def test_a_plan_is_looked_at_and_confirmed_without_the_kernel(session: Session) 
     page = session.page
     first = CELL.format(times=1, keep_alive=60, lanes=1)
     second = CELL.format(times=400, keep_alive=10, lanes=64)
-    session.open(
-        session.lab.notebook(LOAD, first, "%fal deploy Digits --yes", second, "%fal deploy Digits --check")
-    )
+    name = session.lab.notebook(LOAD, first, "%fal deploy Digits --yes", second, "%fal deploy Digits --check")
+    session.open(name)
     session.run_all()
     plan = page.locator('.fal-ui[data-state="waiting"]')
     expect(plan.get_by_text("Waiting for you")).to_be_visible(timeout=60_000)
@@ -68,6 +67,17 @@ def test_a_plan_is_looked_at_and_confirmed_without_the_kernel(session: Session) 
     assert app["keep_alive"] == 10
     expect(page.get_by_text("Deployed").last).to_be_visible(timeout=30_000)
     session.picture("plan-confirmed")
+
+    # The notebook keeps the first plan, which was checked again; opened without a kernel it shows what became of it.
+    kept = session.saved(name)
+    assert app["revision"] not in kept
+    session.lab.end_kernels()
+    page.goto("about:blank")
+    session.open(name)
+    expect(page.get_by_label("Deploy plan digits")).to_contain_text("Confirmed", timeout=60_000)
+    expect(page.get_by_label("Rollout digits").last).to_contain_text(str(app["revision"])[:8])
+    expect(page.get_by_label("Rollout digits").last).to_contain_text("Deployed")
+    session.picture("plan-reopened")
 
 
 def _deployed(session: Session) -> dict[str, object] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Request, expect
 
 from tests.browser.axe import violations
 from tests.browser.conftest import Session, until
@@ -79,9 +79,7 @@ def gate() -> Iterator[Path]:
 
 def outputs(session: Session, notebook: str) -> list[dict[str, Any]]:
     """Save the notebook and return the data of its cards."""
-    session.page.keyboard.press("Control+s")
-    session.page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
-    document = json.loads((session.lab.folder / notebook).read_text())
+    document = json.loads(session.saved(notebook))
     bundles = [one.get("data", {}) for part in document["cells"] for one in part["outputs"]]
     return [
         one["application/vnd.fal-notebook.v1+json"]
@@ -189,3 +187,50 @@ def test_a_setup_that_fails_says_where_and_the_old_revision_keeps_serving(
     assert kept["rollout"]["state"] == "aborted"
     assert "http" not in json.dumps(kept["rollout"])
     assert not session.errors
+
+
+def test_four_cards_roll_at_once_and_ordinary_calls_go_through(session: Session, gate: Path) -> None:
+    page = session.page
+    streams: set[str] = set()
+    page.on("request", lambda request: _is_stream(request) and streams.add(request.url))
+    for how in ("requestfinished", "requestfailed"):
+        page.on(how, lambda request: streams.discard(request.url))
+    titles = ["north", "east", "south", "west"]
+    setup = SLOW.format(gate=gate)
+    session.open(
+        session.lab.notebook(
+            LOAD,
+            *(
+                part
+                for one in titles
+                for part in (cell(one.title(), one, setup), f"%fal deploy {one.title()}")
+            ),
+        )
+    )
+    session.run_all(wait=False)
+    cards = []
+    for title in titles:
+        cards.append(card(session, "rolling", title))
+        # The cell is freed, so that the next one rolls out beside it.
+        cards[-1].get_by_role("button", name="Detach").click()
+    for one in cards:
+        expect(one.locator(".fal-fold")).to_contain_text("loading trees", timeout=60_000)
+        expect(one.locator("[data-runner]")).to_have_count(1)
+    assert len(streams) == 2, "events, and all that is watched"
+    answered = page.evaluate(
+        """async url => (await fetch(url, {cache: 'no-store', signal: AbortSignal.timeout(60000)})).status""",
+        f"{session.lab.url}fal/i/local/api/v1/instance?token={session.lab.token}",
+    )
+    assert answered == 200
+    cards[0].get_by_role("button", name="Abort").click()
+    expect(card(session, "aborted", "north")).to_contain_text("was stopped in setup")
+    gate.touch()
+    for title in titles[1:]:
+        card(session, "deployed", title)
+    assert not session.errors
+
+
+def _is_stream(request: Request) -> bool:
+    return (
+        re.search(r"/api/v1/(events|watch|logs|images/[^?]*/log|apps/[^?]*/loads)\b", request.url) is not None
+    )

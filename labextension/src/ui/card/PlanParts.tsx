@@ -81,7 +81,14 @@ export function Facts({ plan, host, upload }: { plan: DeployPlan; host: Host; up
         {plan.lacking !== null && (
           <Row name="No room">
             <span class="fal-warn">
-              {plan.lacking} {plan.strategy === 'recreate' ? 'Calls wait for it.' : 'A rolling deployment fails; with --strategy recreate calls wait for it.'}
+              {plan.lacking}{' '}
+              {plan.strategy === 'recreate' ? (
+                'Calls wait for it.'
+              ) : (
+                <>
+                  A rolling deployment fails; with <code class="nowrap">--strategy recreate</code> calls wait for it.
+                </>
+              )}
             </span>
           </Row>
         )}
