@@ -7,7 +7,9 @@ silent is backed by a plain question. An interrupt cancels a temporary app and l
 from __future__ import annotations
 
 import contextlib
+import re
 import time
+from itertools import takewhile
 from typing import Any
 
 from fal_notebook.client import Client
@@ -33,6 +35,9 @@ SILENCE_S = 3.0
 """After this long without news the deployment is asked for."""
 TAIL = 20
 """Log lines kept for the card."""
+_DUMPED = 200
+"""Lines that the stacks of a runner that hangs may have."""
+_DUMP = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ .*most recent call first")
 
 
 class Follower:
@@ -188,10 +193,14 @@ class Follower:
         if self._runner is None or not isinstance(error, RunnerError):
             return self._progress.log
         try:
-            lines = self._client.read_logs({"runner": self._runner, "limit": str(TAIL)})
+            lines = self._client.read_logs({"runner": self._runner, "limit": str(TAIL + _DUMPED)})
         except FalError:
             return self._progress.log
-        return tuple(line.text for line in lines[-TAIL:])
+        texts = [line.text for line in lines]
+        if error.code == "runner.startup_timeout":
+            # Its stacks came last, and are told as the error's traceback: what the App said goes before them.
+            texts = list(takewhile(lambda text: not _DUMP.match(text), texts))
+        return tuple(texts[-TAIL:])
 
     def _serving(self) -> str | None:
         try:

@@ -87,6 +87,8 @@ def test_a_redeployment_fails_with_phase_reason_log_and_hint_and_the_old_revisio
             assert said in text
         assert re.search(rf"[Rr]evision {before[:8]}\S* keeps serving", text)
     log = cell.text.partition("\nLog:\n")[2]
+    assert fault.phase == "Build failed" or fault.log in log
+    assert "most recent call first" not in log, "the stacks of a setup that hangs are its traceback"
     assert 1 <= len(re.findall(r"^  ", log, re.MULTILINE)) <= 20, "the last 20 lines at most"
     assert shared.call(alias).json() == {"v": 1}
     assert shared.api("GET", f"/apps/{alias}").json()["revision"] == before
