@@ -113,3 +113,10 @@ def test_output_without_an_error_line_is_kept_as_it_is() -> None:
     error = explained("something odd\nhappened")
     assert error.message == "happened."
     assert error.traceback == "something odd\nhappened"
+
+
+def test_a_line_as_long_as_a_book_is_looked_through_in_one_go() -> None:
+    """With the square of its length it would take a day, and nobody else is served meanwhile."""
+    line = f"error: Failed to parse: `pydantic=={'x' * 5_000_000}` at https://me:secret@index/simple"
+    found = parse_complaint([line])
+    assert found.head.endswith("https://****@index/simple")
