@@ -428,6 +428,11 @@ export interface SessionRequest {
   label: string;
 }
 
+/** Base of what becomes rows as it was sent. */
+export interface Shipped {
+
+}
+
 /** Text that code of a bundle was compiled from, so that a traceback on a runner shows its lines. */
 export interface SourceText {
   filename: string;
