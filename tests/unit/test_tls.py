@@ -14,8 +14,11 @@ from fal_backend.adapters.tls import LocalAuthority
 NAMES = ["localhost", "127.0.0.1", "::1", "gpu-box", "not a name"]
 
 
-def greet(server: ssl.SSLContext, trusted: Path, name: str) -> None:
-    """Shake hands in memory, as a strict client that trusts one file. Raises: SSLCertVerificationError."""
+def greet(server: ssl.SSLContext, trusted: Path, name: str) -> int:
+    """Shake hands in memory, as a strict client that trusts one file; return how many bytes are sent after it.
+
+    Raises: SSLCertVerificationError.
+    """
     client = ssl.create_default_context(cafile=str(trusted))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -29,6 +32,7 @@ def greet(server: ssl.SSLContext, trusted: Path, name: str) -> None:
                 end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
+    return to_client.pending
 
 
 def names_of(folder: Path) -> set[str]:
@@ -41,6 +45,11 @@ def names_of(folder: Path) -> set[str]:
 def test_the_server_is_known_by_each_of_its_names(tmp_path: Path, name: str) -> None:
     authority = LocalAuthority(tmp_path, NAMES)
     greet(authority.context(), authority.certificate, name)
+
+
+def test_nothing_comes_after_the_handshake_that_a_client_would_read_while_it_writes(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path, NAMES)
+    assert greet(authority.context(), authority.certificate, "localhost") == 0
 
 
 def test_another_name_is_refused(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ class LocalAuthority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
+        # A ticket is read right after the handshake. Clients that read in one thread and write in another, as fal's
+        # websockets do, lose their first bytes when both happen at once: Python's ssl before 3.13 is not safe there.
+        context.num_tickets = 0
         context.load_cert_chain(self._folder / "server.pem", self._folder / "server.key")
         self._context = context
         return context
