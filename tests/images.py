@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +59,9 @@ def _built() -> Path:
         if not (home / "whole").exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir()
-            asyncio.run(_build(home))
+            # In a thread: a browser's driver leaves its own loop running in this one.
+            with ThreadPoolExecutor(1) as builder_thread:
+                builder_thread.submit(asyncio.run, _build(home)).result()
             (home / "whole").touch()
     return home
 

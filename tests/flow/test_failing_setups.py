@@ -62,7 +62,7 @@ FAULTS = {
         "No solution found", "The runner uses Python 3.11",
     ),
     "e": Fault(
-        ("startup_timeout = 5", "def setup(self):", "    import time", "    print('loading', flush=True)",
+        ("startup_timeout = 10", "def setup(self):", "    import time", "    print('loading', flush=True)",
          "    time.sleep(60)"),
         "Setup failed", "startup_timeout", "setup() did not return within",
         "loading", "raise `startup_timeout`",

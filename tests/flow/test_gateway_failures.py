@@ -126,6 +126,33 @@ async def test_a_runner_that_is_cut_fails_its_calls() -> None:
 
 
 @on_uvloop
+async def test_a_caller_that_asks_again_without_reading_is_held_back_and_loses_nothing() -> None:
+    many, size = 3000, 20_000
+    async with rig() as house:
+        house.route(max_multiplexing=2)
+        await house.runner(width=2)
+        request = b"GET /run/me/app/large?size=%d HTTP/1.1\r\nhost: localhost\r\n" % size
+        with socket.socket() as narrow:
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            narrow.connect(("127.0.0.1", house.port))
+            reader, writer = await asyncio.open_connection(sock=narrow, limit=65536)
+            writer.write((request + b"\r\n") * (many - 1) + request + b"connection: close\r\n\r\n")
+            seen = [0]
+
+            def has_stopped() -> bool:
+                seen.append(house.load.served)
+                return seen[-1] > 2 and len(seen) > 50 and seen[-50] == seen[-1]
+
+            await eventually("its calls to be held back", has_stopped)
+            assert seen[-1] < many / 2
+            assert (await house.call("POST", "/run/me/app")).status_code == 200
+            answers = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+        assert answers.count(b"HTTP/1.1 200 OK") == many
+        assert len(answers) > many * size
+
+
+@on_uvloop
 async def test_callers_that_do_not_read_hold_little_memory_and_nobody_else_up() -> None:
     async with rig() as house:
         house.route(max_multiplexing=64)

@@ -226,3 +226,17 @@ def test_however_requests_are_cut_and_mixed_they_are_served_as_sent() -> None:
     for cut in range(1, len(whole)):
         assert asyncio.run(scene(sorted({*ends, cut}))) == told
         assert asyncio.run(scene([cut])) == told
+
+
+def test_many_requests_in_one_piece_do_not_make_the_last_head_a_large_one() -> None:
+    one = post(b"x" * 20)
+    whole = one * 3000
+
+    async def scene() -> None:
+        protocol, house, _ = await edge()
+        assert len(whole) > 2 * house.limits.head_bytes
+        protocol.data_received(whole[:-60])
+        protocol.data_received(whole[-60:])
+        assert len(house.calls) == 3000
+
+    asyncio.run(scene())

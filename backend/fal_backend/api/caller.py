@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from fal_backend.api.head import Head, Headers
+from fal_backend.api.head import Head, Headers, header_lines
 from fal_backend.api.tunnel import Upgraded
 from fal_backend.domain.access import Principal
 from fal_backend.domain.request import Refusal
@@ -294,7 +294,7 @@ class Caller:
             refusal = self.connection.judge_wrong_key()
             if refusal is not None:
                 status, body = refusal.status, problem(refusal.detail, refusal.error_type)
-                lines += b"".join(b"%b: %b\r\n" % header for header in refusal.headers)
+                lines += header_lines(refusal.headers)
         self.write_head(status, _JSON + lines, len(body))
         if self.head.method != b"HEAD":
             self.write_body(body)

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from fal_backend.api.caller import Caller, Cycle, problem
-from fal_backend.api.head import Head, Headers
+from fal_backend.api.head import Head, Headers, header_lines
 from fal_backend.api.house import House, Limits
 from fal_backend.api.readdress import PROXY, TARGET, readdress
 from fal_backend.api.repeats import Form
@@ -127,6 +127,8 @@ class EdgeProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._active is not None:
             self._active.make_room(has_room=True)
+        if self._active is None or self._active.response_complete:
+            self._go_on()
 
     def linger(self) -> None:
         if self._is_lingering or self.transport.is_closing():
@@ -183,7 +185,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._got += len(data)
         cycle = self.cycle
         # Whether the last request is answered and nothing of the next one has come.
-        is_begin = cycle is not None and cycle.response_complete and not cycle.more_body and not self._in_head
+        is_begin = cycle is not None and cycle.response_complete and not (cycle.more_body or self._in_head)
         if is_begin and self._form is not None and self._repeat(self._form, data):
             return
         try:
@@ -194,7 +196,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._after_error(error)
         else:
             if self._in_head:
-                self._head_fed += len(data)
+                # A piece may hold the ends of requests before: what of it is this head's is not known.
+                self._head_fed += 0 if self.cycle is not cycle else len(data)
                 if self._head_fed > 2 * self._limits.head_bytes:
                     self._refuse(431, "The request's head is too large")
             elif is_begin and self._is_again:
@@ -288,8 +291,8 @@ class EdgeProtocol(HttpToolsProtocol):
         headers = self.server_state.default_headers
         if headers is not self._lines_of:
             self._lines_of = headers
-            self._lines = _lines(headers)
-        return self._lines + _lines(extra) if extra else self._lines
+            self._lines = header_lines(headers)
+        return self._lines + header_lines(extra) if extra else self._lines
 
     # Parser callbacks
 
@@ -314,10 +317,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         parser, head = self.parser, self._head
         known = head
-        raw, self._raw = (
-            self._raw,
-            [],
-        )  # trailers go nowhere: nobody may add a header once the head was judged
+        # Trailers go nowhere: nobody may add a header once the head was judged.
+        raw, self._raw = self._raw, []
         self._in_head = False
         method = parser.get_method()
         if head is None or raw != head.raw or method != head.method:
@@ -334,7 +335,7 @@ class EdgeProtocol(HttpToolsProtocol):
         before, self.cycle = self.cycle, cycle
         is_same = head is known and isinstance(before, Caller) and before.target == self.url
         self._is_again, self._form = is_same, None
-        if before is None or before.response_complete:
+        if before is None or (before.response_complete and not self.flow.write_paused):
             self._start(cycle)
         else:
             self.flow.pause_reading()
@@ -462,7 +463,14 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         self._waiting_since = self.loop.time()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Serve the next request, once the caller has read enough of the answers before."""
         if self._is_lingering or self.transport.is_closing():
+            return
+        if self.flow.write_paused:
+            self.flow.pause_reading()
             return
         self.flow.resume_reading()
         if self._waiting:
@@ -479,10 +487,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
 def _is_large(caller: Caller) -> bool:
     return caller.length is not None and caller.length > IN_HAND
-
-
-def _lines(headers: Headers) -> bytes:
-    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _peer_pid(transport: asyncio.Transport) -> int | None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fal_backend.api.head import header_lines
 from fal_backend.api.pool import CONNECT_S, Pool, cancel_call
 from fal_backend.api.upstream import Answer, End, UpConn
 from fal_backend.ports import Payload, Payloads
@@ -289,7 +290,7 @@ def _head(parcel: Parcel) -> bytes:
     return b"".join(
         (
             b"%b %b HTTP/1.1\r\n" % (parcel.method.encode(), parcel.path.encode("latin-1")),
-            b"".join(b"%b: %b\r\n" % header for header in parcel.headers),
+            header_lines(parcel.headers),
             b"x-fal-endpoint: %b\r\n" % (parcel.app + (path if path != "/" else "")).encode("latin-1"),
             framing,
             b"x-fal-request-id: %b\r\nx-fal-nb-call: queue\r\n" % parcel.request_id.encode(),

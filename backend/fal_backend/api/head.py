@@ -6,11 +6,13 @@ body is not part of it, because it is what differs between otherwise equal reque
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fal_backend.api.access import Pass
 from fal_backend.domain.request import NOT_FORWARDED
 from fal_backend.services.routes import RouteInfo
 
-__all__ = ["Head", "Headers"]
+__all__ = ["Head", "Headers", "header_lines"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -73,6 +75,11 @@ class Head:
     def count(self, name: bytes) -> int:
         """Return how often a header came."""
         return sum(other == name for other, _ in self.headers)
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as they are sent."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _forwarded(headers: Headers, found: dict[bytes, bytes]) -> bytes:
