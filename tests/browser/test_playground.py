@@ -164,6 +164,8 @@ def test_a_stream_grows_and_can_be_left(session: Session) -> None:
     assert request_id(card)
     card.get_by_label("Count").fill("1000")
     card.get_by_role("button", name="Run").click()
+    # Until it streams, the answer before is shown.
+    expect(result).to_contain_text("Streaming", timeout=30_000)
     expect(result).to_contain_text("word3", timeout=30_000)
     card.get_by_label("Count").press("Escape")
     expect(result).to_contain_text("Cancelled")
