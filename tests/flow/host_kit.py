@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -147,6 +148,8 @@ class Kit:
         (package / "__main__.py").write_text(MAIN)
         (package / "stand_in.py").write_text(STAND_IN)
         self.grace = str(orphan_grace_s)
+        # Hosts find what a runner left by its id on the whole machine: other kits are at work beside this one.
+        self._ids = secrets.token_hex(4)
         self.news: list[HostNews] = []
         self.hosts = self.new_backend()
         self._changed = asyncio.Event()
@@ -225,10 +228,13 @@ class Kit:
         )
         return found
 
+    def runner_id(self, number: int) -> str:
+        return f"r-{self._ids}{number:04x}"
+
     def order(self, number: int = 1, *, act: str = "", startup_s: float = 30, **changes: Any) -> StartOrder:
         """Return an order for a runner of the stand-in runtime."""
         fields: dict[str, Any] = {
-            "runner_id": f"r-{number:012x}", "epoch": 1, "owner": "me", "app": "demo", "revision": "rev",
+            "runner_id": self.runner_id(number), "epoch": 1, "owner": "me", "app": "demo", "revision": "rev",
             "image_hash": "img", "image_root": "/", "image_python": sys.executable,
             "runtime_root": str(self.runtime), "payload": "", "buffers": (), "manifest_json": "{}",
             "spec_json": "{}", "max_multiplexing": 1, "startup_s": startup_s, "grace_s": 1.0,
@@ -250,7 +256,7 @@ class Kit:
 
     def children(self) -> list[int]:
         """Processes of this kit other than the host."""
-        return processes(str(self.root), *(f"r-{number:012x}" for number in range(1, 40)))
+        return processes(str(self.root), *map(self.runner_id, range(1, 40)))
 
     async def close(self) -> None:
         await self.disconnect()
