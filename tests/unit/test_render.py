@@ -354,7 +354,7 @@ def test_a_wide_column_that_goes_makes_room_for_those_before_it() -> None:
         "echo",
         "private",
         "8 min ago",
-        "http://127.0.0.1:8780/run/root/a-name-that-is-quite-a-bit-too-long-for-a-line-of-80",
+        "http://127.0.0.1:8780/run/anna/a-name-that-is-quite-a-bit-too-long-for-a-line-of-80",
     )
     first = table(head, [row], 80, ("Auth", "Deployed", "URL")).splitlines()
     assert first[0].split() == ["App", "Auth", "Deployed"]

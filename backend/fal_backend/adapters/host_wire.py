@@ -62,7 +62,7 @@ class Wire:
         except TimeoutError:
             self.close()
             raise HostUnreachableError(
-                f"the runner host did not answer {message['t']} in {_ANSWER_S:g} s"
+                f"the runner host did not answer {message['t']} in {within_s:g} s"
             ) from None
         finally:
             del self._answers[number]
